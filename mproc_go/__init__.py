@@ -1,0 +1,92 @@
+"""Go's concurrency for Python, on all cores: goroutines, channels and a G-M-P scheduler over processes.
+
+Layers, each importing only from those above it in this list:
+
+    errors
+    shm          bytes shared by processes: words, locks, records
+    codec        values <-> bytes
+    sched        scheduler structures in shared memory
+    runtime, supervisor     goroutines in a process; the process that outlives them
+    chan, sync   what goroutines talk with
+    zygote, tools           the supervisor's process; the command line
+
+The names below are loaded when they are first used: a submodule of ours can be imported without loading the rest.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "mproc_go.errors": (
+        "ChanClosed",
+        "Deadlock",
+        "EncodeError",
+        "GoroutinePanic",
+        "MprocError",
+        "NotRunning",
+        "RemoteError",
+        "SharedMemoryFull",
+        "WorkerLost",
+        "WouldBlock",
+    ),
+    "mproc_go.runtime.boot": ("Runtime", "run"),
+    "mproc_go.runtime.goroutine": (
+        "Goroutine",
+        "go",
+        "goexit",
+        "goid",
+        "gomaxprocs",
+        "gosched",
+        "num_goroutine",
+        "sleep",
+    ),
+    "mproc_go.sched.cpus": ("num_cpu",),
+    "mproc_go.chan.channel": ("Chan",),
+    "mproc_go.sync.waitgroup": ("WaitGroup",),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module 'mproc_go' has no attribute {name!r}")
+    value = getattr(importlib.import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+if TYPE_CHECKING:
+    from mproc_go.chan.channel import Chan as Chan
+    from mproc_go.errors import ChanClosed as ChanClosed
+    from mproc_go.errors import Deadlock as Deadlock
+    from mproc_go.errors import EncodeError as EncodeError
+    from mproc_go.errors import GoroutinePanic as GoroutinePanic
+    from mproc_go.errors import MprocError as MprocError
+    from mproc_go.errors import NotRunning as NotRunning
+    from mproc_go.errors import RemoteError as RemoteError
+    from mproc_go.errors import SharedMemoryFull as SharedMemoryFull
+    from mproc_go.errors import WorkerLost as WorkerLost
+    from mproc_go.errors import WouldBlock as WouldBlock
+    from mproc_go.runtime.boot import Runtime as Runtime
+    from mproc_go.runtime.boot import run as run
+    from mproc_go.runtime.goroutine import Goroutine as Goroutine
+    from mproc_go.runtime.goroutine import go as go
+    from mproc_go.runtime.goroutine import goexit as goexit
+    from mproc_go.runtime.goroutine import goid as goid
+    from mproc_go.runtime.goroutine import gomaxprocs as gomaxprocs
+    from mproc_go.runtime.goroutine import gosched as gosched
+    from mproc_go.runtime.goroutine import num_goroutine as num_goroutine
+    from mproc_go.runtime.goroutine import sleep as sleep
+    from mproc_go.sched.cpus import num_cpu as num_cpu
+    from mproc_go.sync.waitgroup import WaitGroup as WaitGroup

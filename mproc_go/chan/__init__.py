@@ -1,0 +1,6 @@
+"""Channels (layer 6): the record and its invariants, the operations under its lock, and the class people use.
+
+May import: runtime, sched, codec, shm, errors.     May never: switch a greenlet, or sleep, but through ``m.park``.
+
+Reading order: ops -> channel.
+"""

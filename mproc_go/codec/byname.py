@@ -1,0 +1,139 @@
+"""Can another process get this function, class or module by importing it?
+
+A worker never runs the user's ``__main__``, and what was made at run time exists in one process only. So a name is
+good only if the import system, asked again, would find the same module, and the module holds this very object there.
+A wrong "no" costs time (the object travels by value), a wrong "yes" an error in the worker: in doubt the answer is no.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import types
+from typing import Any
+
+__all__ = ["is_by_name", "module_is_importable", "name_of", "resolve"]
+
+#: Modules that every process has its own of.
+MAIN_MODULES = frozenset({"__main__", "__mp_main__"})
+
+# Py_TPFLAGS_HEAPTYPE: a class without it is C data of its module and can't travel by value at all.
+_HEAP_TYPE = 1 << 9
+
+# By id, with the object itself, which therefore keeps its id. No user's __hash__ or __eq__ runs. Only what was found
+# in an importable module gets in, and that lives as long as its module.
+_found: dict[int, tuple[object, tuple[str, str]]] = {}
+# By name, with the module: one of the same name may replace it.
+_modules: dict[str, tuple[types.ModuleType, bool]] = {}
+
+
+def is_by_name(obj: Any) -> bool:
+    """Tell whether `obj` (a function, a class, a class's method) can be imported elsewhere."""
+    return id(obj) in _found or name_of(obj) is not None
+
+
+def name_of(obj: Any) -> tuple[str, str] | None:
+    """Return ``(module, qualified name)`` under which any process can import `obj`, or None."""
+    known = _found.get(id(obj))
+    if known is not None:
+        return known[1]
+    try:
+        module_name, qualname = _claimed_name(obj)
+    except AttributeError:
+        return None
+    if not isinstance(module_name, str) or not isinstance(qualname, str):
+        return None
+    if module_name in MAIN_MODULES or "<" in qualname:
+        return None
+    module = sys.modules.get(module_name)
+    if module is None:
+        return None
+    try:
+        same = _is_same(resolve(module, qualname), obj)
+    except AttributeError:
+        return None
+    if not same or not (_has_no_value(obj) or module_is_importable(module)):
+        return None
+    if not isinstance(obj, types.MethodType):
+        # A bound method is made anew at each access: kept here it would only ever grow the table.
+        _found[id(obj)] = obj, (module_name, qualname)
+    return module_name, qualname
+
+
+def resolve(module: types.ModuleType, qualname: str) -> Any:
+    """Follow a dotted name from `module`; AttributeError where it ends."""
+    obj: Any = module
+    for part in qualname.split("."):
+        obj = getattr(obj, part)
+    return obj
+
+
+def module_is_importable(module: types.ModuleType) -> bool:
+    """Tell whether importing that module's name elsewhere would find the same file.
+
+    Asks the finders and not ``importlib.util.find_spec``: that looks in ``sys.modules`` first, so it always says yes.
+    """
+    name = module.__name__
+    known = _modules.get(name)
+    if known is not None and known[0] is module:
+        return known[1]
+    answer = sys.modules.get(name) is module and name not in MAIN_MODULES and _finders_find(module)
+    _modules[name] = module, answer
+    return answer
+
+
+def _claimed_name(obj: Any) -> tuple[Any, Any]:
+    if isinstance(obj, types.MethodType):
+        # A class method: its own __qualname__ names the class that defines it, which may be a base of this one.
+        owner = obj.__self__
+        if not isinstance(owner, type):
+            return None, None
+        return owner.__module__, f"{owner.__qualname__}.{obj.__name__}"
+    return obj.__module__, obj.__qualname__
+
+
+def _is_same(found: Any, obj: Any) -> bool:
+    if isinstance(obj, types.MethodType):
+        return isinstance(found, types.MethodType) and (
+            found.__func__ is obj.__func__ and found.__self__ is obj.__self__
+        )
+    return found is obj
+
+
+def _has_no_value(obj: Any) -> bool:
+    """C functions and C classes: their name is all that can travel, whatever their module looks like."""
+    if isinstance(obj, type):
+        return not obj.__flags__ & _HEAP_TYPE
+    return isinstance(obj, types.BuiltinFunctionType)
+
+
+def _finders_find(module: types.ModuleType) -> bool:
+    spec = getattr(module, "__spec__", None)
+    if spec is None:
+        return False
+    parent, _, _ = spec.name.rpartition(".")
+    path = None
+    if parent:
+        package = sys.modules.get(parent)
+        if package is None or not module_is_importable(package):
+            return False
+        path = getattr(package, "__path__", None)
+        if path is None:
+            return False
+    for finder in sys.meta_path:
+        find_spec = getattr(finder, "find_spec", None)
+        if find_spec is None:
+            continue
+        try:
+            found = find_spec(spec.name, path)
+        except Exception:  # a finder of somebody else's; what fails here would fail there
+            continue
+        if found is not None:
+            return _same_origin(found.origin, spec.origin)
+    return False
+
+
+def _same_origin(found: str | None, known: str | None) -> bool:
+    if found == known:
+        return True
+    return found is not None and known is not None and os.path.realpath(found) == os.path.realpath(known)

@@ -1,0 +1,111 @@
+"""Every public exception, Go's texts for them, and the exit statuses (layer 0: imports nothing of ours).
+
+Three exits, never mixed:
+
+* the user's fault raises one of the public errors below, in the caller, with nothing half-done;
+* a limit of the machine raises :class:`SharedMemoryFull` (or an ``OSError`` that names the limit);
+* our own fault is :func:`bug`: an ``AssertionError`` that nobody is expected to catch.
+"""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+__all__ = [
+    "ChanClosed",
+    "Deadlock",
+    "EncodeError",
+    "GoroutinePanic",
+    "MprocError",
+    "NotRunning",
+    "RemoteError",
+    "SharedMemoryFull",
+    "WorkerLost",
+    "WouldBlock",
+    "bug",
+]
+
+# Go's own wording, so that a Go programmer recognises it and can search for it.
+SEND_ON_CLOSED = "send on closed channel"
+CLOSE_OF_CLOSED = "close of closed channel"
+RECV_ON_CLOSED = "receive on closed channel"
+NEGATIVE_WAITGROUP = "sync: negative WaitGroup counter"
+GO_OF_NIL = "go of nil func value"
+
+# Exit statuses of the command line: Go ends with 2 on a panic, and a shell expects 130 after Ctrl-C.
+EXIT_PANIC = 2
+EXIT_USAGE = 2
+EXIT_INTERRUPT = 130
+
+
+class MprocError(Exception):
+    """Base of every error that mproc_go defines."""
+
+
+class ChanClosed(MprocError):
+    """The channel is closed: nothing can be sent any more, and nothing is left to receive."""
+
+
+class WouldBlock(MprocError):
+    """A ``_nowait`` call would have had to wait."""
+
+
+class GoroutinePanic(MprocError):
+    """An exception left a goroutine whose handle nobody held; it ended the program.
+
+    ``__cause__`` is the original exception; the text holds the worker's traceback, as Go prints it.
+
+    Attributes:
+        goid: number of the goroutine that panicked.
+        traceback_text: the traceback as the worker saw it.
+    """
+
+    def __init__(self, message: str, goid: int = 0, traceback_text: str = "") -> None:
+        super().__init__(message)
+        self.goid = goid
+        self.traceback_text = traceback_text
+
+    def __str__(self) -> str:
+        head = f"panic: {self.args[0]}"
+        if not self.traceback_text:
+            return head
+        return f"{head}\n\ngoroutine {self.goid} [running]:\n{self.traceback_text.rstrip()}"
+
+
+class WorkerLost(MprocError):
+    """The worker process that ran a goroutine is gone (killed, crashed, out of memory)."""
+
+
+class Deadlock(MprocError):
+    """No goroutine can ever run again."""
+
+
+class SharedMemoryFull(MprocError):
+    """The shared segment can't grow: its bound, or the machine's memory, is reached."""
+
+
+class NotRunning(MprocError):
+    """There is no runtime here: it was closed, its supervisor died, or this process is a fork of its owner."""
+
+
+class EncodeError(MprocError):
+    """A value can't travel to another process; the message names the offending type."""
+
+
+class RemoteError(MprocError):
+    """Stands in for an exception of a worker that could not travel itself.
+
+    Attributes:
+        type_name: qualified name of the original exception's type.
+        traceback_text: the traceback as the worker saw it.
+    """
+
+    def __init__(self, message: str, type_name: str = "", traceback_text: str = "") -> None:
+        super().__init__(message)
+        self.type_name = type_name
+        self.traceback_text = traceback_text
+
+
+def bug(what: str) -> NoReturn:
+    """Stop loudly: an invariant of ours is broken and no caller can do anything about it."""
+    raise AssertionError(f"mproc_go bug: {what} (please report it)")

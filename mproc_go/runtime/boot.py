@@ -1,0 +1,359 @@
+"""Start, enter, leave and end a runtime: ``run``, ``Runtime``, the default runtime, forks, exit.
+
+The program that starts a runtime execs the supervisor: a clean interpreter with one thread, whatever threads the
+program has. Workers are forked from it and never run the program's ``__main__``.
+"""
+
+from __future__ import annotations
+
+import atexit
+import marshal
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Final, NoReturn, ParamSpec, Self, TypeVar
+
+from mproc_go.errors import NotRunning, SharedMemoryFull
+from mproc_go.runtime import panics
+from mproc_go.runtime import process as rt
+from mproc_go.runtime.client import ClientM, Registrar
+from mproc_go.runtime.process import M, Process
+from mproc_go.runtime.spawn import CodeTable
+from mproc_go.runtime.worker import WorkerM
+from mproc_go.sched import cpus
+from mproc_go.shm.doors import Doors
+from mproc_go.shm.layout import MAX_PS, MAX_SLOTS
+from mproc_go.shm.segment import Segment, default_limit_bytes
+from mproc_go.supervisor import control
+
+R = TypeVar("R")
+A = ParamSpec("A")
+
+# Worker processes a runtime may have at the most, if not said otherwise: each takes some 10 MB.
+DEFAULT_MAX_MS: Final = 96
+# Threads of other processes that may use a runtime at the same time.
+CLIENTS: Final = 64
+# How long the supervisor may take to start and to end before we give up on it.
+START_S: Final = 20.0
+CLOSE_S: Final = 3.0
+
+# Options of runtimes started without saying otherwise; the command line sets them.
+defaults: dict[str, Any] = {}
+
+# Read before anything of ours can be imported; then the zygote takes over.
+_BOOTSTRAP: Final = (
+    "import marshal,socket,sys;s=socket.socket(fileno=3);o=marshal.loads(s.recv(1<<20));sys.path[:]=o['path'];"
+    "from mproc_go.zygote import main;main(s,o)"
+)
+
+_ON_PANIC: Final = {"end": 0, "log": 1}
+_OPTIONS: Final = ("procs", "on_panic", "max_ms", "memory")
+_starting = threading.RLock()
+
+
+class Runtime:
+    """A runtime: its workers, its memory, its goroutines. One a process at a time.
+
+    Use it as a context manager, or with :meth:`start` and :meth:`close`. The thread that enters it is goroutine 1.
+
+    Args:
+        procs: GOMAXPROCS, how many goroutines run at the same time; default: the processors this process may use.
+        on_panic: "end" has an exception that nobody waits for end the program, "log" writes it to stderr.
+        max_ms: worker processes at the most.
+        memory: bytes the shared segment may grow to; default: half of the memory this process may use.
+
+    Raises:
+        TypeError: an option has the wrong type, or there is no such option.
+        ValueError: an option is impossible here. Both before anything starts.
+    """
+
+    def __init__(
+        self,
+        procs: int | None = None,
+        *,
+        on_panic: str | None = None,
+        max_ms: int | None = None,
+        memory: int | None = None,
+    ) -> None:
+        given = {"procs": procs, "on_panic": on_panic, "max_ms": max_ms, "memory": memory}
+        self._options = check_options({k: v if v is not None else defaults.get(k) for k, v in given.items()})
+        self._process: Process | None = None
+        self._sock: socket.socket | None = None
+        self._os_pid = 0
+        self._owner = 0
+
+    def start(self) -> Self:
+        """Start the workers; the calling thread becomes goroutine 1. Blocks: some 70 ms, for the supervisor to start.
+
+        Raises:
+            RuntimeError: this process has a runtime already, or is a worker of one.
+            SharedMemoryFull: no room for the segment or the semaphores.
+            OSError: the supervisor can't be started.
+        """
+        with _starting:
+            if rt.process is not None:
+                raise RuntimeError(
+                    "run inside run: this process has a runtime already; call go, Chan, ... without starting another"
+                )
+            self._launch()
+        return self
+
+    def close(self) -> None:
+        """End the runtime: goroutines still running are abandoned, all its processes and memory go.
+
+        A second call does nothing. Blocks: until the supervisor is gone, 3 s at the most.
+
+        Raises:
+            GoroutinePanic, WorkerLost: what ended the program and was not raised yet.
+        """
+        error = self._end("this runtime was closed")
+        if error is not None:
+            raise error
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        error = self._end("this runtime was closed")
+        # An exception of the block goes on, unless it only says that the program was ended by the panic we have here.
+        if error is not None and (kind is None or issubclass(kind, NotRunning)):
+            raise error
+
+    def __repr__(self) -> str:
+        return f"<Runtime procs={self._options['procs']} {'running' if self._process is not None else 'closed'}>"
+
+    # ------------------------------------------------------------ the supervisor
+    def _launch(self) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            self._os_pid = _spawn_supervisor(theirs)
+            theirs.close()
+            supervisor_fd = os.pidfd_open(self._os_pid)
+            options = {k: v for k, v in self._options.items() if k != "path"}
+            options |= {"owner": os.getpid(), "clients": CLIENTS, "path": [os.path.abspath(p) for p in sys.path]}
+            ours.send(marshal.dumps(options))
+            if not select.select([ours], [], [], START_S)[0]:
+                raise OSError(f"the supervisor of the runtime did not start within {START_S:.0f} s")
+            packet, fds = control.receive(ours, 1)
+            if packet is None:
+                raise OSError("the supervisor of the runtime ended while it was starting; see its message above")
+            if "error" in packet:
+                raise SharedMemoryFull(packet["error"]) if packet["full"] else OSError(packet["error"])
+            segment = Segment.join(fds[0])
+            opened = Doors(packet["prefix"], packet["slots"])
+            control.send(ours, {"do": "opened"})
+        except BaseException:
+            ours.close()
+            theirs.close()
+            self._kill()
+            raise
+        self._sock = ours
+        self._owner = os.getpid()
+        process = Process(segment, opened.locks(segment.w), opened.notes, packet["client"], _new_client)
+        process.supervisor_fd = supervisor_fd
+        process.codes = CodeTable(rt.current)
+        process.tls.m = ClientM(process, packet["client"])
+        self._process = rt.process = process
+
+    def _end(self, why: str) -> Exception | None:
+        with _starting:
+            process, self._process = self._process, None
+            if process is None:
+                return None
+            m = getattr(process.tls, "m", None)
+            if os.getpid() != self._owner:  # a fork: nothing here is ours
+                return None
+            error: Exception | None = None
+            if process.over is None:
+                process.over = why
+                if m is not None:
+                    error = panics.fatal(m)
+            if m is not None:
+                del process.tls.m
+            if rt.process is process:
+                rt.process = None
+            try:
+                assert self._sock is not None
+                control.send(self._sock, {"do": "stop"})
+            except OSError:
+                pass  # it is gone already
+            if not select.select([process.supervisor_fd], [], [], CLOSE_S)[0]:
+                self._kill()
+            self._reap()
+            self._sock.close()
+            os.close(process.supervisor_fd)
+            process.supervisor_fd = -1
+            os.close(process.segment.fd)
+            return error
+
+    def _kill(self) -> None:
+        """End the supervisor by force; its workers die with it."""
+        if self._os_pid:
+            try:
+                os.kill(self._os_pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+            self._reap()
+
+    def _reap(self) -> None:
+        if self._os_pid:
+            try:
+                os.waitpid(self._os_pid, 0)
+            except ChildProcessError:
+                pass  # the program waited for any child of its, and got ours
+            self._os_pid = 0
+
+
+def _spawn_supervisor(theirs: socket.socket) -> int:
+    """Exec a clean interpreter with the socket as descriptor 3; return its os_pid."""
+    if not sys.executable:
+        raise OSError("sys.executable is empty: there is no interpreter to start the supervisor with")
+    flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    return os.posix_spawn(
+        sys.executable,
+        [sys.executable, *flags, "-c", _BOOTSTRAP],
+        os.environ,
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_DUP2, theirs.fileno(), 3),
+        ],
+        setsigmask=[],
+        setsigdef=[signal.SIGINT, signal.SIGTERM, signal.SIGCHLD, signal.SIGALRM, signal.SIGHUP],
+    )
+
+
+def check_options(given: dict[str, Any]) -> dict[str, Any]:
+    """Options of a runtime, checked and completed.
+
+    Raises:
+        TypeError, ValueError: as :class:`Runtime`.
+    """
+    for name in given:
+        if name not in _OPTIONS:
+            raise TypeError(f"a runtime has no option {name!r}; it has {', '.join(_OPTIONS)}")
+    procs = _integer("procs", given.get("procs"), cpus.num_cpu(), 1, MAX_PS)
+    on_panic = given.get("on_panic") or "end"
+    if on_panic not in _ON_PANIC:
+        raise ValueError(f'on_panic is "end" or "log", not {on_panic!r}')
+    return {
+        "procs": procs,
+        "on_panic": _ON_PANIC[on_panic],
+        "max_ms": _integer("max_ms", given.get("max_ms"), max(DEFAULT_MAX_MS, procs), procs, MAX_SLOTS - CLIENTS - 1),
+        "memory": _integer("memory", given.get("memory"), default_limit_bytes(), 1, 1 << 46),
+    }
+
+
+def _integer(name: str, value: Any, default: int, least: int, most: int) -> int:
+    if value is None:
+        return default
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} is an integer, not {type(value).__name__}")
+    if not least <= value <= most:
+        raise ValueError(f"{name} is at least {least} and at most {most}, not {value}")
+    return value
+
+
+def run(main: Callable[..., R], *args: Any, procs: int | None = None, **options: Any) -> R:
+    """Start a runtime, run ``main(*args)`` in it as goroutine 1, in this process, and end the runtime.
+
+    Goroutines still running when `main` returns are abandoned, as in Go.
+
+    Args:
+        procs, options: as :class:`Runtime`.
+
+    Returns: what `main` returns.
+
+    Raises:
+        GoroutinePanic: an exception left a goroutine whose handle nobody held.
+        RuntimeError: called in a goroutine, or while this process has a runtime.
+        TypeError, ValueError, SharedMemoryFull, OSError: as :class:`Runtime`.
+        Exception: what `main` raises.
+    """
+    if not callable(main):
+        raise TypeError(f"run needs a function to call, not {type(main).__name__}")
+    check_options({"procs": procs, **options})
+    with Runtime(procs, **options):
+        return main(*args)
+
+
+# ---------------------------------------------------------------- threads, forks, the default runtime, exit
+class _SlotGuard:
+    """Lives in a thread's local storage and gives the thread's slot back when the thread ends."""
+
+    def __init__(self, m: ClientM) -> None:
+        self.m = m
+
+    def __del__(self) -> None:
+        if self.m.process.over is None and rt.process is self.m.process:
+            self.m.leave_runtime()
+
+
+_registering = threading.Lock()
+
+
+def _new_client(process: Process) -> M:
+    """Make the calling thread an M of the runtime."""
+    with _registering:
+        slot = Registrar(process).new_slot()
+    m = ClientM(process, slot)
+    process.tls.guard = _SlotGuard(m)
+    return m
+
+
+def start_default() -> Process:
+    """The default runtime, for a program that calls ``go`` without having started one; ended at exit."""
+    with _starting:
+        if rt.process is None:
+            if _forked:
+                raise NotRunning("this process is a fork of one that has a runtime; start a runtime of its own here")
+            runtime = Runtime().start()
+            atexit.register(_close_default, runtime)
+        assert rt.process is not None
+        return rt.process
+
+
+def _close_default(runtime: Runtime) -> None:
+    error = runtime._end("the program is ending")
+    if error is not None:
+        sys.stderr.write(f"{error}\n")
+        sys.stderr.flush()
+        os._exit(2)  # atexit can't change the exit status otherwise
+
+
+_forked = False
+
+
+def _detach() -> None:
+    """In a fork of the program: the runtime is the parent's, and every call says so."""
+    global _forked, _starting, _registering
+    _starting = threading.RLock()
+    _registering = threading.Lock()
+    process = rt.process
+    if process is None:
+        return
+    process.over = "this process is a fork of one that has a runtime; start a runtime of its own here"
+    process.tls.__dict__.clear()
+    rt.process = None
+    _forked = True
+
+
+def worker_main(segment: Segment, opened: Doors, slot: int) -> NoReturn:
+    """Main of a worker, in the process just forked."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    process = Process(segment, opened.locks(segment.w), opened.notes, slot, _new_client)
+    process.codes = CodeTable(rt.current)
+    m = WorkerM(process, slot)
+    process.tls.m = m
+    rt.process = process
+    m.run()
+
+
+rt.start_default = start_default
+os.register_at_fork(after_in_child=_detach)

@@ -1,0 +1,152 @@
+"""A thread that runs no hub: the user's program, or a helper thread. It is an M that sleeps while it waits.
+
+Such a thread has a goroutine record of its own (the thread that enters a runtime is goroutine 1), so that channels and
+wait groups treat it like any other.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+
+from mproc_go.errors import NotRunning
+from mproc_go.runtime import panics
+from mproc_go.runtime.process import M, Process
+from mproc_go.sched import states
+from mproc_go.shm import note
+from mproc_go.shm.layout import (
+    G_DECIDE,
+    G_GOID,
+    G_JOINQ,
+    G_M,
+    G_STATUS,
+    H_MAX_MS,
+    H_SLOTS,
+    H_STOP,
+    KIND_CLIENT,
+    KIND_FREE,
+    L_SCHED,
+    M_FINISHED,
+    M_HOST,
+    M_KIND,
+    M_OS_PID,
+    M_REG_PHASE,
+    M_SPAWNED,
+    POOL_G,
+    R_REFS,
+    slot_base,
+)
+from mproc_go.shm.pool import flush_all, give, take
+
+# Looks at its decision word before it sleeps: about 20 us, the price of sleeping and being woken.
+# scripts/bench pingpong_remote shows what it buys.
+SPIN = 400
+# A sleeping client looks this often, in seconds, whether the supervisor is still there to wake it.
+CHECK_S = 0.1
+
+
+class ClientM(M):
+    """A thread that waits by sleeping."""
+
+    def __init__(self, process: Process, slot: int) -> None:
+        super().__init__(process, slot)
+        w = self.w
+        g = take(self, POOL_G)
+        self.g = g
+        w[g + G_GOID] = self.new_goid()
+        w[g + G_M] = slot
+        w[g + G_DECIDE] = 0
+        w[g + G_JOINQ] = 0
+        w[g + R_REFS] = 1
+        w[g + G_STATUS] = states.RUNNING
+        w[self.base + M_SPAWNED] += 1
+
+    def park(self, reason: int, deadline: float | None = None) -> int:
+        w, g = self.w, self.g
+        decide = g + G_DECIDE
+        if not w[H_STOP]:
+            for _ in range(SPIN):
+                if w[decide]:
+                    return int(w[decide])
+        w[g + G_STATUS] = states.WAITING | reason << states.REASON_SHIFT
+        try:
+            note.announce(self)
+            while not w[decide]:
+                if w[H_STOP]:
+                    self.interrupted()
+                timeout = CHECK_S
+                if deadline is not None:
+                    timeout = min(timeout, deadline - time.monotonic())
+                    if timeout <= 0:
+                        return 0
+                if not note.sleep(self, timeout):
+                    self._check_supervisor()
+        finally:
+            note.awake(self)
+            w[g + G_STATUS] = states.RUNNING
+        return int(w[decide])
+
+    def pause(self, deadline: float) -> None:
+        self.begin_wait()
+        self.park(states.SLEEP, deadline)
+
+    def yield_(self) -> None:
+        if self.w[H_STOP]:
+            self.interrupted()
+        os.sched_yield()
+
+    def _check_supervisor(self) -> None:
+        fd = self.process.supervisor_fd
+        if fd >= 0 and select.select([fd], [], [], 0)[0]:
+            self.process.over = "the supervisor of this runtime died; its goroutines are gone"
+            raise NotRunning(self.process.over)
+
+    def interrupted(self) -> None:
+        if self.process.over is not None:
+            raise NotRunning(self.process.over)
+        error = panics.fatal(self)
+        raise error if error is not None else NotRunning("this runtime was closed while a goroutine was using it")
+
+    def leave_runtime(self) -> None:
+        """The thread ends: give back its goroutine, its caches and its slot."""
+        w = self.w
+        note.awake(self)
+        w[self.g + G_STATUS] = states.DONE
+        give(self, POOL_G, self.g)
+        w[self.base + M_FINISHED] += 1
+        flush_all(self)
+        w[self.base + M_KIND] = KIND_FREE
+
+
+class Registrar(M):
+    """Takes the one lock that a thread needs before it has a slot of its own, under its host's second phase word."""
+
+    def __init__(self, process: Process) -> None:
+        super().__init__(process, process.host, phase_offset=M_REG_PHASE)
+
+    def new_slot(self) -> int:
+        """Take a free client slot.
+
+        Raises:
+            NotRunning: all are taken.
+        """
+        w = self.w
+        lock = self.locks[L_SCHED]
+        self.enter(lock)
+        found = 0
+        for slot in range(w[H_MAX_MS] + 1, w[H_SLOTS]):
+            if w[slot_base(slot) + M_KIND] == KIND_FREE:
+                found = slot
+                base = slot_base(slot)
+                w[base + M_HOST] = self.process.host
+                w[base + M_OS_PID] = os.getpid()
+                w[base + M_KIND] = KIND_CLIENT  # publishes
+                break
+        self.leave(lock)
+        if not found:
+            raise NotRunning(
+                f"{w[H_SLOTS] - w[H_MAX_MS] - 1} threads use this runtime already, there is no room for one more; "
+                "call it from fewer threads"
+            )
+        return found

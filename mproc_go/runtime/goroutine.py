@@ -1,0 +1,203 @@
+"""The handle of a goroutine, and what a goroutine can ask about itself."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, Generic, NoReturn, ParamSpec, TypeVar
+
+from mproc_go.codec import handles
+from mproc_go.runtime import message, park, refs, spawn
+from mproc_go.runtime import process as rt
+from mproc_go.runtime.process import M, deadline_of
+from mproc_go.runtime.worker import Goexit, WorkerM
+from mproc_go.sched import states, waitq
+from mproc_go.shm.layout import (
+    G_GOID,
+    G_JOINQ,
+    G_MSG,
+    G_STATUS,
+    H_STOP,
+    HDR_EXCEPTION,
+    KIND_GOROUTINE,
+    R_GEN,
+    S_GOMAXPROCS,
+    object_lock,
+)
+
+R = TypeVar("R")
+A = ParamSpec("A")
+
+
+class Goroutine(handles.Handle, Generic[R]):
+    """What :func:`go` returns: ask for the result, from any process. Any number may wait for it."""
+
+    __slots__ = ("_goid", "_tls")
+
+    KIND = KIND_GOROUTINE
+
+    def __init__(self) -> None:
+        raise TypeError("a Goroutine is made by go(fn, *args)")
+
+    @property
+    def id(self) -> int:
+        """Number of the goroutine; no other of the runtime has it."""
+        return self._goid
+
+    def done(self) -> bool:
+        """Whether it has ended. Blocks: never."""
+        return bool(self._m().w[self._base + G_STATUS] & states.STATUS_MASK >= states.DONE)
+
+    def result(self, timeout: float | None = None) -> R:
+        """What its function returned. Blocks the goroutine that asks until it has ended.
+
+        Args:
+            timeout: in seconds; None waits for ever, zero or less does not wait.
+
+        Raises:
+            Exception: what left its function; the worker's traceback is attached as a note.
+            TimeoutError: it has not ended in time.
+        """
+        value, exc = self._outcome(timeout)
+        if exc is not None:
+            try:
+                raise exc
+            finally:
+                del exc  # its traceback refers to this frame: no cycle
+        return value  # type: ignore[no-any-return]
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """The exception that left its function, None if it returned. Blocks and raises TimeoutError as result()."""
+        return self._outcome(timeout)[1]
+
+    def _outcome(self, timeout: float | None) -> tuple[Any, BaseException | None]:
+        m = self._m()
+        w, g = m.w, self._base
+        if w[g + G_STATUS] & states.STATUS_MASK < states.DONE:
+            self._wait(m, timeout)
+        # The record is ours to read as long as we hold the handle; each reader makes its own copy.
+        hdr, body = message.fetch(w, m.mem, g + G_MSG)
+        if hdr & HDR_EXCEPTION:
+            exc, text = message.copy_exception(m, hdr, body)
+            exc.add_note(f"\nIn goroutine {self._goid}:\n{text.rstrip()}")
+            return None, exc
+        return message.copy(m, hdr, body), None
+
+    def _wait(self, m: M, timeout: float | None) -> None:
+        w, g = m.w, self._base
+        if m.g == g:
+            raise RuntimeError("a goroutine waits for its own result: it would wait for ever")
+        lock = m.locks[object_lock(g)]
+        m.enter(lock)
+        if w[g + G_STATUS] & states.STATUS_MASK >= states.DONE:
+            m.leave(lock)
+            return
+        if timeout is not None and timeout <= 0:
+            m.leave(lock)
+            if w[H_STOP]:
+                m.interrupted()
+            raise TimeoutError(f"goroutine {self._goid} has not ended")
+        waitq.join(w, g + G_JOINQ, m.begin_wait())
+        m.leave(lock)
+        if not park.park(m, lock, g + G_JOINQ, states.GOROUTINE_RESULT, deadline_of(timeout)):
+            raise TimeoutError(f"goroutine {self._goid} has not ended within {timeout} s")
+
+    def _m(self) -> M:
+        try:
+            m: M = self._tls.m
+            return m
+        except AttributeError:
+            return rt.owner(self._tls).thread()
+
+    def __del__(self) -> None:
+        rt.dropped(self._tls, KIND_GOROUTINE, self._base)
+
+    def __repr__(self) -> str:
+        m = getattr(self._tls, "m", None)
+        state = "of a runtime that is over" if m is None else rt.reason_text(m.w[self._base + G_STATUS])
+        return f"<Goroutine {self._goid} {state}>"
+
+
+def go(fn: Callable[A, R], /, *args: A.args, **kwargs: A.kwargs) -> Goroutine[R]:
+    """Queue ``fn(*args, **kwargs)`` as a new goroutine; any P may run it. Starts the default runtime if there is none.
+
+    The function and the arguments are evaluated and copied now; handles in them travel by reference.
+
+    Returns: its handle; hold it to get the result or the exception. An exception that leaves a goroutine whose handle
+    nobody holds is a panic and ends the program.
+
+    Raises:
+        TypeError: `fn` can't be called.
+        EncodeError: the function or an argument can't travel; nothing was started.
+        SharedMemoryFull: no room for one more goroutine.
+        NotRunning: the runtime is over.
+
+    Blocks: never.     Source: Go's go statement; proc.go newproc.
+    """
+    m = rt.current()
+    w = m.w
+    if w[H_STOP]:
+        m.interrupted()
+    g = spawn.spawn(m, fn, args, kwargs, True)
+    handle: Goroutine[R] = Goroutine.__new__(Goroutine)
+    handle._base = g
+    handle._gen = w[g + R_GEN]
+    handle._goid = w[g + G_GOID]
+    handle._tls = m.process.tls
+    return handle
+
+
+def _open(base: int, gen: int) -> Goroutine[Any]:
+    m = rt.current()
+    m.process.refs.opened(m, base)
+    handle: Goroutine[Any] = Goroutine.__new__(Goroutine)
+    handle._base = base
+    handle._gen = gen
+    handle._goid = m.w[base + G_GOID]
+    handle._tls = m.process.tls
+    return handle
+
+
+def gosched() -> None:
+    """Let other goroutines run. Source: Go runtime.Gosched."""
+    rt.current().yield_()
+
+
+def goid() -> int:
+    """Number of the goroutine that calls; the thread that entered the runtime is 1."""
+    m = rt.current()
+    return int(m.w[m.g + G_GOID])
+
+
+def goexit() -> NoReturn:
+    """End the calling goroutine, after its finally blocks; its result is None. Source: Go runtime.Goexit.
+
+    Raises:
+        RuntimeError: called in a thread that runs no goroutines of its own, like the main program.
+    """
+    if isinstance(rt.current(), WorkerM):
+        raise Goexit
+    raise RuntimeError("goexit: the main program is no goroutine that could end by itself; return from it instead")
+
+
+def num_goroutine() -> int:
+    """How many goroutines there are, the calling one included."""
+    return rt.goroutines(rt.current().w)
+
+
+def gomaxprocs() -> int:
+    """How many Ps the runtime has: goroutines that can run at the same time."""
+    return int(rt.current().w[S_GOMAXPROCS])
+
+
+def sleep(seconds: float) -> None:
+    """Pause the calling goroutine, not its P, for at least that long. Zero or less returns at once.
+
+    Source: Go time.Sleep.
+    """
+    if seconds > 0:
+        rt.current().pause(time.monotonic() + seconds)
+
+
+handles.register(KIND_GOROUTINE, _open)
+refs.DESTROY[KIND_GOROUTINE] = spawn.forget

@@ -1,0 +1,239 @@
+"""The runtime as this process sees it, and the M that the calling thread is.
+
+Every thread that calls the library is an M: the main thread of a worker runs goroutines, any other thread (the user's
+program, an attached client, a helper thread of a worker) simply sleeps while it waits. What is the same for all threads
+of a process is a :class:`Process`; what belongs to one thread is an :class:`M`, found through a ``threading.local``
+that every handle carries, so that a handle of a runtime that is over can't touch the memory of the next one.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from mproc_go.errors import NotRunning
+from mproc_go.runtime.refs import Refs
+from mproc_go.sched import states
+from mproc_go.shm import note
+from mproc_go.shm.layout import (
+    G_DECIDE,
+    G_M,
+    H_SLOTS,
+    H_STOP,
+    KIND_WORKER,
+    L_SCHED,
+    M_FINISHED,
+    M_INBOX,
+    M_KIND,
+    M_SPAWNED,
+    R_LINK,
+    S_GOID,
+    S_GOID_BATCH,
+    inbox_lock,
+    slot_base,
+)
+from mproc_go.shm.lock import Lock
+from mproc_go.shm.segment import Segment
+from mproc_go.shm.sem import Semaphore
+from mproc_go.shm.thread import Thread
+
+
+class Process:
+    """What all threads of this process share of one runtime.
+
+    Attributes:
+        tls: has an ``m`` in every thread that is an M of this runtime.
+        host: slot whose bit in holder masks stands for this process.
+        refs: handles of this process.
+        codes: the code table (runtime/spawn.py).
+        over: why nothing can be called any more, or None.
+        supervisor_fd: becomes readable when the supervisor ends (-1 in its own children, which end with it).
+    """
+
+    def __init__(
+        self,
+        segment: Segment,
+        locks: Sequence[Lock],
+        notes: Sequence[Semaphore],
+        host: int,
+        new_thread: Callable[[Process], M],
+    ) -> None:
+        self.segment = segment
+        self.locks = locks
+        self.notes = notes
+        self.host = host
+        self.tls = threading.local()
+        self.refs = Refs(host)
+        self.codes: Any = None
+        self.over: str | None = None
+        self.supervisor_fd = -1
+        self._new_thread = new_thread
+
+    def thread(self) -> M:
+        """The M of the calling thread, made if it is new here.
+
+        Raises:
+            NotRunning: the runtime is over.
+        """
+        try:
+            m: M = self.tls.m
+            return m
+        except AttributeError:
+            pass
+        if self.over is not None:
+            raise NotRunning(self.over)
+        m = self._new_thread(self)
+        self.tls.m = m
+        return m
+
+
+class M(Thread):
+    """A thread of this runtime; the worker's runs goroutines, a client's only waits.
+
+    Attributes:
+        g: base of the goroutine that runs now.
+    """
+
+    def __init__(self, process: Process, slot: int, **kwargs: Any) -> None:
+        super().__init__(process.segment, process.locks, process.notes, slot, **kwargs)
+        self.process = process
+        self.g = 0
+        self._goids = range(0)
+        self._next_goid = 0
+
+    def new_goid(self) -> int:
+        """A number no other goroutine of the runtime has. Taken in batches, as Go does."""
+        n = self._next_goid
+        if n == self._goids.stop:
+            lock = self.locks[L_SCHED]
+            self.enter(lock)
+            n = self.w[S_GOID]
+            self.w[S_GOID] = n + S_GOID_BATCH
+            self.leave(lock)
+            self._goids = range(n, n + S_GOID_BATCH)
+        self._next_goid = n + 1
+        return n
+
+    @abstractmethod
+    def park(self, reason: int, deadline: float | None = None) -> int:
+        """Wait until the goroutine that runs now is decided; return the decision, or 0 if the deadline passed first.
+
+        The caller has cleared its decision word and enqueued it under a lock it has given back. After 0 it must
+        withdraw under that lock; finding itself decided there, it parks again without a deadline: a decided goroutine
+        is resumed exactly once, by its delivery.
+
+        Args:
+            reason: one of sched/states.py.
+            deadline: in seconds of ``time.monotonic``.
+        Raises:
+            GoroutinePanic, WorkerLost, NotRunning: the program is over (client threads only).
+        """
+
+    @abstractmethod
+    def pause(self, deadline: float) -> None:
+        """Sleep until the deadline (``time.monotonic`` seconds)."""
+
+    @abstractmethod
+    def yield_(self) -> None:
+        """Let others run."""
+
+    @abstractmethod
+    def interrupted(self) -> None:
+        """Called where ``w[H_STOP]`` is set: raise what ended the program, or never return."""
+
+    def ready(self, g: int) -> None:
+        """Deliver the decision of `g`: have its M run it on. Blocks: for the inbox lock of that M."""
+        w = self.w
+        home = w[g + G_M]
+        base = slot_base(home)
+        if w[base + M_KIND] == KIND_WORKER:
+            lock = self.locks[inbox_lock(home)]
+            ph = self.ph
+            w[ph] = lock.phase
+            if not lock.acquire(False):
+                lock.contended()
+            if w[lock.gen_word] != lock.gen:
+                lock.retreat(w, ph)
+            w[g + R_LINK] = w[base + M_INBOX]
+            w[base + M_INBOX] = g  # publishes
+            lock.release()
+            w[ph] = 0
+        note.wake(self, home)
+
+    def count_spawned(self) -> None:
+        self.w[self.base + M_SPAWNED] += 1
+
+    def begin_wait(self) -> int:
+        """Clear the decision word of the goroutine that is about to enqueue itself; return the goroutine."""
+        g = self.g
+        self.w[g + G_DECIDE] = 0
+        return g
+
+
+# The runtime of this process, if one is entered.
+process: Process | None = None
+# Starts the default runtime where a call needs one (set by runtime/boot.py).
+start_default: Callable[[], Process] | None = None
+
+
+def current() -> M:
+    """The M of the calling thread, in the runtime of this process; starts the default runtime if there is none.
+
+    Raises:
+        NotRunning: the runtime was closed.
+    """
+    p = process
+    if p is None:
+        assert start_default is not None
+        p = start_default()
+    return p.thread()
+
+
+def owner(tls: Any) -> Process:
+    """The runtime a handle belongs to, if it is the one of this process.
+
+    Raises:
+        NotRunning: it is over, or this process is a fork of its owner.
+    """
+    p = process
+    if p is None or p.tls is not tls:
+        raise NotRunning("this belongs to a runtime that is over here; make a new one in the runtime that runs now")
+    return p
+
+
+def dropped(tls: Any, kind: int, base: int) -> None:
+    """A handle object died. Safe in a finalizer."""
+    m = getattr(tls, "m", None)
+    if m is not None:
+        m.process.refs.drop(m, kind, base)
+    elif process is not None and process.tls is tls:
+        process.refs.drop(None, kind, base)
+
+
+def deadline_of(timeout: float | None) -> float | None:
+    """Turn a public timeout (seconds, None for ever) into a monotonic deadline."""
+    return None if timeout is None else time.monotonic() + timeout
+
+
+def goroutines(w: memoryview) -> int:
+    """How many goroutines there are now; may be stale by those being made or ending."""
+    total = 0
+    for slot in range(w[H_SLOTS]):
+        base = slot_base(slot)
+        total += w[base + M_SPAWNED] - w[base + M_FINISHED]
+    return total
+
+
+def reason_text(status: int) -> str:
+    """State of a goroutine in Go's words."""
+    state = status & states.STATUS_MASK
+    if state == states.WAITING:
+        return states.REASON_TEXT[status >> states.REASON_SHIFT]
+    return {states.RUNNABLE: "runnable", states.RUNNING: "running"}.get(state, "dead")
+
+
+def stopping(w: memoryview) -> bool:
+    return bool(w[H_STOP])

@@ -1,0 +1,135 @@
+"""Which records are still reachable: one count a record, one bit a process, and a table a process.
+
+A record that handles name (a goroutine, a channel, ...) lives as long as some process has a handle of it or a handle
+of it travels in a message. In the record, ``R_HOLDERS`` has a bit for each process and ``R_REFS`` counts those bits and
+the travelling handles; 0 frees it. How many handle objects of it there are in this process is known here only, so that
+copying a handle within a process costs no shared memory at all.
+
+Finalizers run anywhere, also in the middle of a critical section, where taking a lock would deadlock. A handle that
+dies there is put on a list, and :meth:`Refs.settle` works it off at the next safe point.
+
+Crash: the bits of a dead process are cleared by the reaper, which also recounts ``R_REFS``: it can see every message.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+from mproc_go.shm.layout import N_HOLDER_WORDS, R_HOLDERS, R_REFS, object_lock
+
+if TYPE_CHECKING:
+    from mproc_go.runtime.process import M
+
+# What the last handle of a kind frees: kind -> function(m, base). Runs under no lock.
+DESTROY: dict[int, Callable[[M, int], None]] = {}
+
+
+class Refs:
+    """The handles of this process.
+
+    Attributes:
+        holds: for each record we have handles of: how many.
+    """
+
+    def __init__(self, host: int) -> None:
+        self.holds: dict[int, int] = {}
+        # Taken without waiting only: a finalizer that finds it taken, maybe by its own thread, leaves its work behind.
+        self._lock = threading.Lock()
+        self._dropped: deque[tuple[int, int]] = deque()
+        self._dying: deque[tuple[int, int]] = deque()
+        self._destroying = False
+        self.word = R_HOLDERS + host // 64
+        self.bit = 1 << host % 64
+
+    def adopt(self, w: memoryview, base: int) -> None:
+        """Count the first handle of a record that we just made and nobody else knows."""
+        for i in range(R_HOLDERS, R_HOLDERS + N_HOLDER_WORDS):
+            w[base + i] = 0
+        w[base + self.word] = self.bit
+        w[base + R_REFS] = 1
+        self.holds[base] = 1
+
+    def opened(self, m: M, base: int) -> None:
+        """Count a handle that came in a message (the message still counts, so the record is alive)."""
+        with self._lock:
+            n = self.holds.get(base, 0)
+            if not n:
+                w = m.w
+                lock = m.locks[object_lock(base)]
+                m.enter(lock)
+                w[base + self.word] |= self.bit
+                w[base + R_REFS] += 1
+                m.leave(lock)
+            self.holds[base] = n + 1
+
+    def drop(self, m: M | None, kind: int, base: int) -> None:
+        """A handle object died. `m`: this thread, or None where it has none. Safe in a finalizer."""
+        self._dropped.append((kind, base))
+        if m is not None and not m.w[m.ph]:
+            self.settle(m)
+
+    def settle(self, m: M) -> None:
+        """Work off the handles that died. Runs: at safe points, under no shared lock. Blocks: for object locks."""
+        dropped = self._dropped
+        while dropped:
+            if not self._lock.acquire(False):
+                return  # the thread that has it, maybe this one further up, does it when it comes back here
+            try:
+                kind, base = dropped.popleft()
+                n = self.holds[base] - 1
+                if n:
+                    self.holds[base] = n
+                    continue
+                del self.holds[base]
+                w = m.w
+                lock = m.locks[object_lock(base)]
+                m.enter(lock)
+                w[base + self.word] &= ~self.bit
+                refs = w[base + R_REFS] - 1
+                w[base + R_REFS] = refs
+                m.leave(lock)
+            except IndexError:  # another thread took the last one
+                return
+            finally:
+                self._lock.release()
+            if not refs:
+                self._destroy(m, kind, base)
+
+    def retain(self, m: M, table: Iterable[tuple[int, int, int]]) -> None:
+        """Count the handles of a message that begins to travel. The caller holds them all."""
+        w = m.w
+        for _, base, _ in table:
+            lock = m.locks[object_lock(base)]
+            m.enter(lock)
+            w[base + R_REFS] += 1
+            m.leave(lock)
+
+    def release(self, m: M, table: Iterable[tuple[int, int, int]]) -> None:
+        """Uncount the handles of a message that was opened or discarded."""
+        w = m.w
+        for kind, base, _ in table:
+            lock = m.locks[object_lock(base)]
+            m.enter(lock)
+            refs = w[base + R_REFS] - 1
+            w[base + R_REFS] = refs
+            m.leave(lock)
+            if not refs:
+                self._destroy(m, kind, base)
+
+    def _destroy(self, m: M, kind: int, base: int) -> None:
+        # A channel may hold the last handle of another, and so on, thousands deep: a loop, not a recursion.
+        self._dying.append((kind, base))
+        if self._destroying:
+            return
+        self._destroying = True
+        try:
+            while self._dying:
+                kind, base = self._dying.popleft()
+                DESTROY[kind](m, base)
+        finally:
+            self._destroying = False
+
+

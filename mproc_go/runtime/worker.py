@@ -1,0 +1,439 @@
+"""The M of a worker process: a hub and its fibers run goroutines on greenlets.
+
+A goroutine is bytes in shared memory until a worker starts it; from then on it is a *fiber*, a greenlet of that worker,
+and never leaves it. Fibers are pooled: starting a greenlet costs 8 to 17 us, switching to a pooled one 0.4 us. A fiber
+that finishes a goroutine takes the next one itself, without any switch.
+
+How the next to run is picked (:meth:`WorkerM._pick`), fair among its sources:
+
+1. what other Ms made ready (the inbox) and timers that are due join the local ready list;
+2. every 8th time, and whenever nothing is ready, a goroutine that has not started: from the P's run queue, else from the
+   global one; every 61st time from the global one first, as in Go;
+3. else the ready list, first come first served.
+
+Who parks picks the next and switches straight to it. Only with nothing to do does a worker enter its hub
+(:meth:`WorkerM.find`), which steals, spins a little, gives its P up and sleeps.
+
+A goroutine that waits is resumed exactly once, by its delivery (the inbox or the local ready list), or by its timer while
+it is undecided; whoever decided it may still be about to deliver, so deciding alone never resumes. Otherwise a late
+delivery could hit a record that was reused.
+
+Source: Go proc.go schedule, findRunnable, goexit0.
+"""
+
+from __future__ import annotations
+
+import heapq
+import os
+import random
+import sys
+import time
+import traceback
+from collections import deque
+from typing import Any, NoReturn
+
+from greenlet import getcurrent, greenlet
+
+from mproc_go.codec import wire
+from mproc_go.errors import EncodeError, bug
+from mproc_go.runtime import message, panics
+from mproc_go.runtime.process import M, Process
+from mproc_go.runtime.spawn import args_of
+from mproc_go.sched import idle, runq, states, waitq
+from mproc_go.shm import note
+from mproc_go.shm.layout import (
+    G_DECIDE,
+    G_INLINE_BYTES,
+    G_JOINQ,
+    G_M,
+    G_MSG,
+    G_STATUS,
+    H_STOP,
+    HDR_EXCEPTION,
+    M_FINISHED,
+    M_INBOX,
+    M_P,
+    M_RUNNING,
+    M_STEALS,
+    M_TICK,
+    OUT_OK,
+    POOL_G,
+    R_GEN,
+    R_LINK,
+    R_REFS,
+    RUNQ,
+    S_GOMAXPROCS,
+    S_GQ,
+    inbox_lock,
+    object_lock,
+)
+from mproc_go.shm.pool import give
+
+# Idle greenlets kept for the next goroutines. More than are ever runnable at once is waste (6 KB each).
+MAX_IDLE_FIBERS = 512
+# Looks at inbox and queues before a worker sleeps: about 30 us, the price of sleeping and being woken.
+# scripts/bench pingpong_remote shows what it buys.
+SPIN = 300
+# How often the global queue comes before the local one. Source: Go proc.go schedule.
+GLOBAL_EVERY = 61
+
+
+class Goexit(BaseException):
+    """Raised by goexit(): unwinds the goroutine, running its finally blocks, without being an error."""
+
+
+class Fiber(greenlet):  # type: ignore[misc]
+    """A greenlet that runs goroutines, one after the other.
+
+    Attributes:
+        g: base of its goroutine.
+        timed_out: it was made ready by its timer, not by a delivery.
+    """
+
+    def __init__(self, m: WorkerM) -> None:
+        super().__init__(m.run_fiber, m.hub)
+        self.g = 0
+        self.timed_out = False
+
+
+class WorkerM(M):
+    """The main thread of a worker."""
+
+    def __init__(self, process: Process, slot: int) -> None:
+        super().__init__(process, slot)
+        self.hub = getcurrent()
+        self.cur: Any = self.hub
+        self.runnable: deque[Fiber] = deque()
+        self.fibers: dict[int, Fiber] = {}  # started goroutines of this worker, by base
+        self.pool: list[Fiber] = []
+        self.timers: list[list[Any]] = []  # heap of [deadline, sequence, fiber or None once it is of no use]
+        self.dead_timers = 0
+        self.timer_seq = 0
+        self.tick = 0
+        self.inbox = self.base + M_INBOX
+
+    # ------------------------------------------------------------ waiting
+    def park(self, reason: int, deadline: float | None = None) -> int:
+        # Cost: 0.7 us + a switch = pick, 3 words
+        w = self.w
+        fiber = self.cur
+        if fiber is self.hub:
+            bug("the hub of a worker parks")
+        g = fiber.g
+        w[g + G_STATUS] = states.WAITING | reason << states.REASON_SHIFT
+        timer = None
+        if deadline is not None:
+            self.timer_seq += 1
+            timer = [deadline, self.timer_seq, fiber]
+            heapq.heappush(self.timers, timer)
+        following = self._next() or self.hub
+        if following is not fiber:
+            self.cur = following
+            following.switch()
+            self.cur = fiber
+        self.g = g
+        w[g + G_STATUS] = states.RUNNING
+        if fiber.timed_out:
+            fiber.timed_out = False
+            return 0
+        if timer is not None:
+            timer[2] = None
+            self.dead_timers += 1
+            if self.dead_timers > 64 and self.dead_timers > len(self.timers) // 2:
+                self._drop_dead_timers()
+        decision: int = w[g + G_DECIDE]
+        if not decision:
+            bug(f"goroutine {g:#x} was resumed undecided")
+        return decision
+
+    def pause(self, deadline: float) -> None:
+        self.begin_wait()
+        self.park(states.SLEEP, deadline)
+
+    def yield_(self) -> None:
+        fiber = self.cur
+        self.w[fiber.g + G_STATUS] = states.RUNNABLE
+        self.runnable.append(fiber)
+        following = self._next() or self.hub
+        if following is not fiber:
+            self.cur = following
+            following.switch()
+            self.cur = fiber
+        self.g = fiber.g
+        self.w[fiber.g + G_STATUS] = states.RUNNING
+
+    def ready(self, g: int) -> None:
+        if self.w[g + G_M] == self.slot:
+            self.runnable.append(self.fibers[g])
+        else:
+            super().ready(g)
+
+    def interrupted(self) -> NoReturn:
+        self.halt()
+
+    # ------------------------------------------------------------ picking
+    def _next(self) -> Fiber | None:
+        """The next fiber to run, or None. Runs: in any fiber or the hub."""
+        picked = self._pick()
+        return self._fresh(picked) if type(picked) is int else picked  # type: ignore[return-value]
+
+    def _fresh(self, g: int) -> Fiber:
+        """A fiber that will start `g`."""
+        fiber = self.pool.pop() if self.pool else Fiber(self)
+        fiber.g = g
+        return fiber
+
+    def _pick(self) -> Fiber | int | None:
+        """What to run next: a started goroutine's fiber, the base of one that has not started, or None."""
+        w = self.w
+        self.tick = tick = self.tick + 1
+        w[self.base + M_TICK] = tick
+        if w[self.inbox]:
+            self._drain_inbox()
+        if self.timers:
+            self._fire_timers()
+        if w[H_STOP]:
+            self.halt()
+        runnable = self.runnable
+        if runnable and tick & 7:
+            return runnable.popleft()
+        g = self._unstarted(tick)
+        if g:
+            return g
+        if runnable:
+            return runnable.popleft()
+        return None
+
+    def _unstarted(self, tick: int) -> int:
+        """A goroutine that has not started, from our P or the global queue; 0 if there is none."""
+        w = self.w
+        p = w[self.base + M_P] - 1
+        if p < 0:
+            return 0
+        if tick % GLOBAL_EVERY or not w[S_GQ]:
+            g = runq.get(self, p)
+            if g or not w[S_GQ]:
+                return g
+            taken = runq.get_global(self, RUNQ // 2, w[S_GOMAXPROCS])
+        else:
+            taken = runq.get_global(self, 1)
+        if not taken:
+            return 0
+        if len(taken) > 1:
+            self._keep(p, taken[1:])
+        return taken[0]
+
+    def _keep(self, p: int, gs: list[int]) -> None:
+        """Queue goroutines at our P, and what does not fit globally."""
+        rest = runq.put_many(self, p, gs)
+        if rest:
+            runq.put_global(self, rest)
+
+    def _drain_inbox(self) -> None:
+        w = self.w
+        lock = self.locks[inbox_lock(self.slot)]
+        self.enter(lock)
+        g = w[self.inbox]
+        w[self.inbox] = 0  # publishes: they are ours
+        self.leave(lock)
+        arrived = []
+        while g:
+            arrived.append(self.fibers[g])
+            g = w[g + R_LINK]
+        arrived.reverse()  # last in, first out made them come in reverse
+        self.runnable.extend(arrived)
+
+    def _fire_timers(self) -> None:
+        timers = self.timers
+        now = time.monotonic()
+        while timers and timers[0][0] <= now:
+            fiber = heapq.heappop(timers)[2]
+            if fiber is None:
+                self.dead_timers -= 1
+            elif not self.w[fiber.g + G_DECIDE]:  # else its delivery is on the way
+                fiber.timed_out = True
+                self.runnable.append(fiber)
+
+    def _drop_dead_timers(self) -> None:
+        self.timers = [timer for timer in self.timers if timer[2] is not None]
+        heapq.heapify(self.timers)
+        self.dead_timers = 0
+
+    # ------------------------------------------------------------ the hub
+    def run(self) -> NoReturn:
+        """Schedule for ever. Runs: in the main greenlet of the worker."""
+        idle.acquire_p(self)
+        while True:
+            fiber = self.find()
+            self.cur = fiber
+            fiber.switch()
+            self.cur = self.hub
+
+    def find(self) -> Fiber:
+        """The next fiber to run; sleeps until there is one. Twin: sched/idle.py (announce, then look)."""
+        w = self.w
+        while True:
+            if w[self.base + M_P]:
+                fiber = self._next()
+                if fiber is None and idle.start_spinning(self):
+                    fiber = self._steal()
+                if fiber is not None:
+                    idle.found_work(self)
+                    return fiber
+                self.process.refs.settle(self)
+                if self._spin() or not idle.release_p(self):
+                    continue
+            else:
+                note.announce(self)
+            self._sleep()
+
+    def _steal(self) -> Fiber | None:
+        """Take half of what another P has queued. Source: Go proc.go stealWork."""
+        w = self.w
+        mine = w[self.base + M_P] - 1
+        procs = w[S_GOMAXPROCS]
+        start = random.randrange(procs)
+        for i in range(procs):
+            p = (start + i) % procs
+            if p == mine or not runq.length(w, p):
+                continue
+            taken = runq.grab(self, p)
+            if taken:
+                w[self.base + M_STEALS] += 1
+                if len(taken) > 1:
+                    self._keep(mine, taken[1:])
+                return self._fresh(taken[0])
+        return None
+
+    def _spin(self) -> bool:
+        """Look around a little before sleeping; True if there seems to be something to do."""
+        w = self.w
+        inbox = self.inbox
+        for i in range(SPIN):
+            if w[inbox] or w[S_GQ] or w[H_STOP]:
+                return True
+            if not i & 15 and (idle.any_work(w) or (self.timers and self.timers[0][0] <= time.monotonic())):
+                return True
+        return False
+
+    def _sleep(self) -> None:
+        """Sleep until we have a P and something to do. We have announced it and hold no P."""
+        w = self.w
+        while True:
+            if w[self.base + M_P] or w[H_STOP]:
+                break
+            now = time.monotonic()
+            timeout = None
+            if self.timers:
+                timeout = max(0.0, self.timers[0][0] - now)
+            wanted = bool(w[self.inbox] or self.runnable) or timeout == 0
+            if wanted or idle.any_work(w):
+                if idle.acquire_p(self):
+                    break
+                if wanted:
+                    timeout = 0.001  # all Ps are busy with other Ms: one of them is given up sooner or later
+            note.sleep(self, timeout)
+            note.announce(self)
+        note.awake(self)
+        if w[H_STOP]:
+            self.halt()
+
+    def halt(self) -> NoReturn:
+        """The program is over: leave at once. Goroutines still running are abandoned, as in Go."""
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except Exception:  # noqa: S112 - a closed pipe, at the very end: nobody is left to tell
+                continue
+        os._exit(0)
+
+    # ------------------------------------------------------------ running goroutines
+    def run_fiber(self) -> Any:
+        """Body of every fiber: run its goroutine, then the next one, until there are too many idle fibers."""
+        fiber = getcurrent()
+        try:
+            while True:
+                self._execute(fiber, fiber.g)
+                picked = self._pick()
+                if type(picked) is int:
+                    fiber.g = picked  # start the next one here: no switch at all
+                    continue
+                if len(self.pool) >= MAX_IDLE_FIBERS:
+                    if picked is not None:
+                        self.runnable.appendleft(picked)  # type: ignore[arg-type]
+                    return None  # to the hub, which is the parent
+                self.pool.append(fiber)
+                self.cur = following = picked or self.hub
+                following.switch()  # type: ignore[union-attr]
+        except BaseException:
+            # Nothing of the user's gets here: the goroutine's exceptions are caught where it runs.
+            traceback.print_exc()
+            sys.stderr.flush()
+            os._exit(70)
+
+    def _execute(self, fiber: Fiber, g: int) -> None:
+        w = self.w
+        self.cur = fiber
+        self.g = g
+        w[g + G_M] = self.slot
+        w[g + G_DECIDE] = 0
+        w[g + G_STATUS] = states.RUNNING
+        w[self.base + M_RUNNING] = g
+        self.fibers[g] = fiber
+        status, result = states.DONE, None
+        try:
+            fn, args, kwargs = args_of(self, g)
+            result = fn(*args, **kwargs)
+        except Goexit:
+            pass
+        except BaseException as exc:
+            status, result = states.FAILED, exc
+        fn = args = kwargs = None  # what they hold is given up before the goroutine is seen to be over
+        self.finish(g, status, result)
+        result = None  # an exception's traceback refers to this frame: no cycle, so its handles go now
+
+    def finish(self, g: int, status: int, result: Any) -> None:
+        """End a goroutine: store its result for whoever holds its handle, wake them, free it if nobody does.
+
+        Crash: the result is written before the status, which publishes it; waiters are decided after it.
+        """
+        w = self.w
+        held = w[g + R_REFS] > 1  # nobody can make a handle of it anew once there is none
+        hdr, body, text = 0, b"", ""
+        exc: Any = None
+        if status == states.FAILED:
+            exc = result
+            text = panics.traceback_text(exc)
+        if held:
+            if exc is None:
+                try:
+                    hdr, body = message.pack(self, result, G_INLINE_BYTES)
+                except BaseException as error:
+                    exc, status = error, states.FAILED
+                    if isinstance(error, EncodeError):
+                        text = f"{error}\n(the result of a goroutine whose handle is held must be able to travel)\n"
+                    else:
+                        text = panics.traceback_text(error)
+            if exc is not None:
+                hdr, body = message.stow(self, *wire.encode_exception(exc, text), G_INLINE_BYTES)
+                hdr |= HDR_EXCEPTION
+        result = None
+        del self.fibers[g]
+        lock = self.locks[object_lock(g)]
+        self.enter(lock)
+        message.put(w, self.mem, g + G_MSG, hdr, body)
+        w[g + G_STATUS] = status  # publishes
+        woken = waitq.decide_all(w, g + G_JOINQ, OUT_OK | self.slot << 32)
+        refs = w[g + R_REFS] - 1
+        w[g + R_REFS] = refs
+        self.leave(lock)
+        w[self.base + M_FINISHED] += 1
+        w[self.base + M_RUNNING] = 0
+        for waiter in woken:
+            self.ready(waiter)
+        if exc is not None and not held:
+            panics.panic(self, g, exc, text)
+        if not refs:
+            message.discard(self, hdr, body)
+            w[g + R_GEN] += 1
+            give(self, POOL_G, g)

@@ -1,0 +1,208 @@
+"""Who has a P and who sleeps: the wake protocol.
+
+A worker must hold a P to run goroutines. The steps, as in Go:
+
+* **submit, then look**: whoever queues work then looks whether a P is idle while nobody searches, and if so hands an
+  idle P to a sleeping M, which starts to search (:func:`wake_p`).
+* **announce, then look**: a worker without work gives its P up, announces that it sleeps, and then looks at all queues
+  once more. Twin of the step above: one of the two sees the other.
+* **searchers are few**: an M searches only while the searchers are less than half of the busy Ps; a searcher that finds
+  work, and was the last one, wakes another, so that work arriving meanwhile is not overlooked.
+
+Rejected: waking a worker for each new goroutine (a system call a spawn, and a stampede for one goroutine), and handing
+over work directly (the worker may be slower awake than the spawner is done).
+
+The words are recomputed by :func:`repair` from what each M says of itself; none of them is lost by a kill.
+Source: Go proc.go, "Worker thread parking/unparking"; wakep, releasep, acquirep, resetspinning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, MutableSequence
+from typing import TYPE_CHECKING
+
+from mproc_go.sched import runq
+from mproc_go.shm import note
+from mproc_go.shm.layout import (
+    H_NEED_M,
+    L_SCHED,
+    M_P,
+    M_SPINNING,
+    N_HOLDER_WORDS,
+    P_DEAD,
+    P_IDLE,
+    P_M,
+    P_RUNNING,
+    P_STATUS,
+    S_GOMAXPROCS,
+    S_GQ,
+    S_MIDLE,
+    S_NSPINNING,
+    S_PIDLE,
+    p_base,
+    slot_base,
+)
+
+if TYPE_CHECKING:
+    from mproc_go.shm.thread import Thread
+
+Words = MutableSequence[int]
+
+
+def start(w: Words, procs: int) -> None:
+    """Make `procs` idle Ps. Runs: the supervisor, before there are workers."""
+    w[S_GOMAXPROCS] = procs
+    for p in range(procs):
+        w[p_base(p) + P_STATUS] = P_IDLE
+    w[S_PIDLE] = (1 << procs) - 1
+
+
+def wake_p(t: Thread) -> None:
+    """Hand an idle P to a sleeping M, unless somebody searches already. Blocks: for the scheduler's lock."""
+    w = t.w
+    if not w[S_PIDLE] or w[S_NSPINNING]:
+        return
+    lock = t.locks[L_SCHED]
+    m = 0
+    t.enter(lock)
+    if w[S_PIDLE] and not w[S_NSPINNING]:
+        m = _first_idle_m(w)
+        if m:
+            _set_idle_m(w, m, False)
+            _assign(w, m, _lowest(w[S_PIDLE]))
+            w[slot_base(m) + M_SPINNING] = 1
+            w[S_NSPINNING] += 1
+        else:
+            w[H_NEED_M] = 1  # the supervisor forks one
+    t.leave(lock)
+    if m:
+        note.wake(t, m)
+
+
+def acquire_p(t: Thread) -> bool:
+    """Take an idle P, unless one was handed to us already; False if there is none. Runs: a worker."""
+    w = t.w
+    if w[t.base + M_P]:
+        return True
+    lock = t.locks[L_SCHED]
+    t.enter(lock)
+    if not w[t.base + M_P] and w[S_PIDLE]:
+        _set_idle_m(w, t.slot, False)
+        _assign(w, t.slot, _lowest(w[S_PIDLE]))
+    t.leave(lock)
+    return bool(w[t.base + M_P])
+
+
+def release_p(t: Thread) -> bool:
+    """Give the P up and announce that this M sleeps; False if work arrived in the global list. Runs: a worker.
+
+    The caller then looks at all queues once more before it sleeps.
+    """
+    w = t.w
+    lock = t.locks[L_SCHED]
+    t.enter(lock)
+    idle = not w[S_GQ]
+    if idle:
+        p = w[t.base + M_P] - 1
+        if p >= 0:
+            w[t.base + M_P] = 0
+            w[p_base(p) + P_M] = 0
+            if p < w[S_GOMAXPROCS]:
+                w[p_base(p) + P_STATUS] = P_IDLE
+                w[S_PIDLE] |= 1 << p
+            else:
+                w[p_base(p) + P_STATUS] = P_DEAD
+        _stop_spinning(w, t.base)
+        _set_idle_m(w, t.slot, True)
+        note.announce(t)
+    t.leave(lock)
+    return idle
+
+
+def start_spinning(t: Thread) -> bool:
+    """Become a searcher, if there are not too many already. Runs: a worker with a P."""
+    w = t.w
+    if w[t.base + M_SPINNING]:
+        return True
+    if 2 * w[S_NSPINNING] >= w[S_GOMAXPROCS] - w[S_PIDLE].bit_count():
+        return False
+    lock = t.locks[L_SCHED]
+    t.enter(lock)
+    w[t.base + M_SPINNING] = 1
+    w[S_NSPINNING] += 1
+    t.leave(lock)
+    return True
+
+
+def found_work(t: Thread) -> None:
+    """A searcher found something: stop being one, and see to it that somebody else searches on if need be."""
+    w = t.w
+    if not w[t.base + M_SPINNING]:
+        return
+    lock = t.locks[L_SCHED]
+    t.enter(lock)
+    _stop_spinning(w, t.base)
+    last = not w[S_NSPINNING]
+    t.leave(lock)
+    if last and w[S_PIDLE]:
+        wake_p(t)
+
+
+def any_work(w: Words) -> bool:
+    """Whether some queue holds a goroutine; may be stale."""
+    return bool(w[S_GQ]) or any(runq.length(w, p) for p in range(w[S_GOMAXPROCS]))
+
+
+def repair(w: Words, living: Iterable[int]) -> None:
+    """Recompute idle Ps, idle Ms and searchers from what the living Ms say. Runs alone, under the scheduler's lock."""
+    idle = (1 << w[S_GOMAXPROCS]) - 1
+    spinning = 0
+    for word in range(N_HOLDER_WORDS):
+        w[S_MIDLE + word] = 0
+    for p in range(w[S_GOMAXPROCS]):
+        w[p_base(p) + P_M] = 0
+        w[p_base(p) + P_STATUS] = P_IDLE
+    for m in living:
+        p = w[slot_base(m) + M_P] - 1
+        if p >= 0:
+            idle &= ~(1 << p)
+            w[p_base(p) + P_M] = m
+            w[p_base(p) + P_STATUS] = P_RUNNING
+        else:
+            _set_idle_m(w, m, True)
+        spinning += w[slot_base(m) + M_SPINNING]
+    w[S_PIDLE] = idle
+    w[S_NSPINNING] = spinning
+
+
+def _assign(w: Words, m: int, p: int) -> None:
+    w[slot_base(m) + M_P] = p + 1  # publishes: the truth about who has the P
+    w[p_base(p) + P_M] = m
+    w[p_base(p) + P_STATUS] = P_RUNNING
+    w[S_PIDLE] &= ~(1 << p)
+
+
+def _stop_spinning(w: Words, base: int) -> None:
+    if w[base + M_SPINNING]:
+        w[base + M_SPINNING] = 0
+        w[S_NSPINNING] -= 1
+
+
+def _lowest(mask: int) -> int:
+    return (mask & -mask).bit_length() - 1
+
+
+def _first_idle_m(w: Words) -> int:
+    for word in range(N_HOLDER_WORDS):
+        mask = w[S_MIDLE + word]
+        if mask:
+            return word * 64 + _lowest(mask)
+    return 0
+
+
+def _set_idle_m(w: Words, m: int, idle: bool) -> None:
+    bit = 1 << m % 64
+    if idle:
+        w[S_MIDLE + m // 64] |= bit
+    else:
+        w[S_MIDLE + m // 64] &= ~bit

@@ -1,0 +1,39 @@
+"""States of goroutines and the reasons they wait, in Go's words.
+
+Who owns a goroutine in each state, and may store its status:
+
+    RUNNABLE  whoever holds the run queue it is in (or has just taken it out)
+    RUNNING   the M that runs it
+    WAITING   the M that runs it; the decision word says whether the wait is over
+    DONE, FAILED  nobody: the record waits for its last handle
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+RUNNABLE: Final = 1
+RUNNING: Final = 2
+WAITING: Final = 3
+DONE: Final = 4
+FAILED: Final = 5
+
+STATUS_MASK: Final = 0xFF
+REASON_SHIFT: Final = 8
+
+CHAN_SEND: Final = 1
+CHAN_RECEIVE: Final = 2
+SELECT: Final = 3
+SLEEP: Final = 4
+WAITGROUP_WAIT: Final = 5
+GOROUTINE_RESULT: Final = 6
+
+# Text of each wait reason, as Go prints it.
+REASON_TEXT: Final = {
+    CHAN_SEND: "chan send",
+    CHAN_RECEIVE: "chan receive",
+    SELECT: "select",
+    SLEEP: "sleep",
+    WAITGROUP_WAIT: "sync.WaitGroup.Wait",
+    GOROUTINE_RESULT: "goroutine result",
+}

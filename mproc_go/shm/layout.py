@@ -1,0 +1,281 @@
+"""The memory map: every shared word, who writes it, who reads it, and what guards it.
+
+The segment is one array of 64-bit words ``w`` (a ``memoryview.cast("Q")``) over the same bytes ``mem``. A *base* is
+the index of a record's first word; constants below are offsets from a base, in words. All words are aligned, so a
+single store is never torn, and every change of a structure ends in **one** store that publishes it.
+
+::
+
+    0        HEADER      magic, version, sizes
+    64       SCHED       Go's schedt
+    128      LOCKS       2 words a lock
+    .        SLOTS       one a thread that takes locks (the supervisor, workers, client threads)
+    .        PS          one a P, with its run queue
+    .        CODES       code table
+    .        POOLS       free lists of the record and block pools
+    .        EXTENTS     which part of the segment belongs to which pool
+    .        dynamic     extents of records and blocks, in the order they were reserved
+
+Rejected: a ctypes structure a record (24-28 ns a field against 17-20 ns for a word by constant index), and one lock a
+record (a million channels would need a million semaphores; records are hashed over stripes instead).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+WORD: Final = 8
+MAGIC: Final = 0x6D70726F635F676F  # "mproc_go"
+LAYOUT_VERSION: Final = 1
+PAGE_WORDS: Final = 512
+
+# ---------------------------------------------------------------- header; written once by the supervisor, before
+# anybody else maps the segment; read by whoever joins.
+H_MAGIC: Final = 0
+H_VERSION: Final = 1
+H_MAX_MS: Final = 2  # worker slots: 1 .. H_MAX_MS (slot 0 is the supervisor)
+H_SLOTS: Final = 3  # slots with a note: the supervisor's, the workers', then the clients'
+H_LIMIT_WORDS: Final = 4  # what the committed part of the segment may grow to
+H_COMMITTED_WORDS: Final = 5  # writer: who holds L_SEGMENT; readers: stats (a stale read is only an old figure)
+H_SUPERVISOR: Final = 6  # os_pid
+# 0 while the program runs. Written once by whoever ends it; read by everybody at every blocking or channel call,
+# without a lock: a stale 0 only means that one more operation is done before the program stops.
+H_STOP: Final = 7
+# The worker asks the supervisor for one more M (set by wake_p, cleared by the supervisor; both may miss: it ticks).
+H_NEED_M: Final = 8
+H_ON_PANIC: Final = 9  # what a panic does: below; constant
+
+ON_PANIC_END: Final = 0
+ON_PANIC_LOG: Final = 1
+
+STOP_CLOSED: Final = 1  # Runtime.close()
+STOP_PANIC: Final = 2  # S_FATAL holds the panic
+STOP_LOST: Final = 3  # a worker died; S_FATAL holds the text
+
+# ---------------------------------------------------------------- SCHED; guard: L_SCHED unless said otherwise
+SCHED: Final = 64
+S_FATAL: Final = SCHED + 0  # block with the panic or the text of a lost worker; first one wins
+S_GOMAXPROCS: Final = SCHED + 1
+S_PIDLE: Final = SCHED + 2  # bit mask of idle Ps. Read without the lock by spawners (Twin: sched/idle.py)
+S_NSPINNING: Final = SCHED + 3  # Ms that search for work. Read without the lock by spawners
+S_MIDLE: Final = SCHED + 4  # 4 words, bit mask of Ms asleep without a P
+S_GQ: Final = SCHED + 8  # global run queue: head (truth) ...
+S_GQ_TAIL: Final = SCHED + 9  # ... tail (hint while the head is 0) ...
+S_GQ_SIZE: Final = SCHED + 10  # ... and length (recomputed by repair). Read without the lock: 0 means "look later"
+S_GOID: Final = SCHED + 11  # next goroutine number; taken in batches
+S_GOID_BATCH: Final = 64
+
+# ---------------------------------------------------------------- locks
+LOCKS: Final = 128
+LOCK_WORDS: Final = 2
+LOCK_GEN: Final = 0  # generation; stored only by the supervisor (doors: shm/lock.py)
+
+# Lock numbers are also the order in which several may be taken: ascending, never down.
+L_SEGMENT: Final = 0  # extents and the committed size
+L_CODES: Final = 1
+L_POOLS: Final = 2  # one a pool, the large classes share the last
+N_POOL_LOCKS: Final = 16
+L_SCHED: Final = L_POOLS + N_POOL_LOCKS
+L_INBOX: Final = L_SCHED + 1  # inbox of M hashed over these
+N_INBOX_LOCKS: Final = 16
+L_PS: Final = L_INBOX + N_INBOX_LOCKS  # run queue of P
+MAX_PS: Final = 64  # one bit a P in S_PIDLE
+L_OBJECTS: Final = L_PS + MAX_PS  # goroutines, channels, ... hashed over these
+N_OBJECT_LOCKS: Final = 64
+L_CLAIM: Final = L_OBJECTS + N_OBJECT_LOCKS  # decision word of a goroutine that waits on several queues
+N_CLAIM_LOCKS: Final = 16
+N_LOCKS: Final = L_CLAIM + N_CLAIM_LOCKS
+
+# ---------------------------------------------------------------- slots: a thread that may hold locks
+SLOTS: Final = LOCKS + N_LOCKS * LOCK_WORDS + 32
+SLOT_WORDS: Final = 128
+MAX_SLOTS: Final = 256  # one bit a process in a record's holder mask
+N_HOLDER_WORDS: Final = MAX_SLOTS // 64
+
+M_KIND: Final = 0  # 0 free, else below; guard: L_SCHED
+M_OS_PID: Final = 1
+M_STATE: Final = 2  # below; writer: the owner; a waker may store M_AWAKE. Read without a lock after a fence (shm/note.py)
+M_P: Final = 3  # P held, plus 1; writer: whoever assigns it under L_SCHED
+M_INBOX: Final = 4  # goroutines made ready for this M, last first, linked by R_LINK; guard: its inbox lock
+M_TICK: Final = 5  # scheduling steps; writer: owner; read by the supervisor
+M_SPAWNED: Final = 6  # goroutines made by this slot, ever; writer: owner; readers: num_goroutine, stats
+M_FINISHED: Final = 7  # goroutines that ended on this slot, ever; writer: owner
+M_RUNNING: Final = 8  # base of the goroutine now running, 0 in the hub; writer: owner
+M_SPINNING: Final = 9  # 1 while counted in S_NSPINNING; guard: L_SCHED
+M_HOST: Final = 10  # slot whose bit in holder masks stands for the process; constant while the slot is used
+M_STEALS: Final = 11  # writer: owner
+M_HANDOFFS: Final = 12
+M_REG_PHASE: Final = 14  # phase word used while a thread has no slot of its own yet; guard: a process-local lock
+M_PHASE: Final = 16  # phase words, one a nesting level; writer: owner (after its death: the supervisor)
+M_PHASE_LEVELS: Final = SLOT_WORDS - M_PHASE
+
+KIND_FREE: Final = 0
+KIND_SUPERVISOR: Final = 1
+KIND_WORKER: Final = 2
+KIND_CLIENT: Final = 3
+
+M_AWAKE: Final = 0
+M_SLEEPING: Final = 1
+
+# ---------------------------------------------------------------- Ps; guard: the P's lock unless said otherwise
+P_STATUS: Final = 0  # guard: L_SCHED
+P_M: Final = 1  # slot that holds it, 0 = idle; guard: L_SCHED
+P_HEAD: Final = 2  # next to run. Read without the lock by its M and by searchers (stale: one look too many or too few)
+P_TAIL: Final = 3  # next free place; head <= tail <= head + RUNQ
+P_TICK: Final = 4
+P_RUNQ: Final = 16
+RUNQ: Final = 256  # as in Go
+P_WORDS: Final = P_RUNQ + RUNQ
+
+P_IDLE: Final = 0
+P_RUNNING: Final = 1
+P_DEAD: Final = 2  # index >= gomaxprocs
+
+# ---------------------------------------------------------------- code table; guard: L_CODES
+N_CODES: Final = 8192
+CODES_COUNT: Final = 0  # number of entries; publishes an entry. Read without the lock
+CODES_ENTRY: Final = 1  # one word an entry: base of the block with the function's blob; never changes once published
+
+# ---------------------------------------------------------------- pools
+# 0 G, 1 objects, 2 sudogs, then blocks of 2**k words at pool index k.
+POOL_G: Final = 0
+POOL_OBJECT: Final = 1
+POOL_SUDOG: Final = 2
+MIN_BLOCK_ORDER: Final = 4  # 16 words
+MAX_BLOCK_ORDER: Final = 40
+LARGE_ORDER: Final = 15  # from 256 KiB up a block is an extent of its own and gives its pages back when freed
+N_POOLS: Final = MAX_BLOCK_ORDER + 1
+POOL_WORDS: Final = 4
+POOL_FREE: Final = 0  # first free record, linked by R_LINK; guard: the pool's lock
+POOL_CUR: Final = 1  # extent number << 32 | records carved from it; guard: the pool's lock
+
+N_EXTENTS: Final = 16384
+EXTENT_WORDS: Final = 3
+EXTENTS_COUNT: Final = 0  # publishes an extent; guard: L_SEGMENT; read without it (an older count is only shorter)
+EXTENTS_ENTRY: Final = 4
+E_POOL: Final = 0
+E_BASE: Final = 1
+E_WORDS: Final = 2
+
+# ---------------------------------------------------------------- records. Every record and block begins so:
+R_HEAD: Final = 0  # state | owner slot << 8; writer: who owns it
+R_LINK: Final = 1  # next in the free list, run queue or inbox it is in (a block's first payload word while it is used)
+R_GEN: Final = 2  # generation, grows when freed (not in blocks); writer: who frees it
+
+REC_FREE: Final = 0
+REC_CACHED: Final = 1  # in the owner's private cache
+REC_LIVE: Final = 2
+
+BLOCK_DATA: Final = 1  # payload of a block begins here
+
+# Records that handles name (goroutines and objects); guard: the record's object lock
+R_HOLDERS: Final = 3  # 4 words: a bit for each process that has a handle
+# Number of those bits, plus handles that travel in messages, plus 1 for a goroutine that has not ended; 0 frees it.
+R_REFS: Final = 7
+
+# Goroutine. Until it starts it is only these words; from then on it belongs to one M for ever.
+G_STATUS: Final = 8  # states below | wait reason << 8; writer: owner (spawner, then the M that runs it)
+G_GOID: Final = 9
+G_M: Final = 10  # slot that runs it, 0 before it starts; writer: that M
+# Decision: 0 while it waits; one store by the winner ends the wait: outcome | case << 8 | winner's slot << 32.
+# Writer: the G clears it before it enqueues; a waker sets it under the lock of the object waited for.
+G_DECIDE: Final = 11
+G_CODE: Final = 12  # code id << 8 | flags below
+G_JOINQ: Final = 13  # who waits for its result: head, tail; guard: the object lock
+G_PARENT: Final = 15  # goid of the spawner
+G_MSG: Final = 16  # message with the arguments, later the result (nobody needs the sudog then) ...
+G_SUDOG: Final = 16  # ... in between: the sudog for waits on a single queue
+G_WORDS: Final = 32
+
+G_HAS_KWARGS: Final = 1
+G_COUNTED: Final = 2  # the message is (wrapper, args, kwargs): a wait group counts it until it ends
+
+# Message: header, then up to MSG_INLINE_* of payload, or one word with the base of a block.
+MSG_HDR: Final = 0
+MSG_BODY: Final = 1
+SLOT_MSG_WORDS: Final = 8  # in channels and sudogs
+INLINE_BYTES: Final = 56
+G_INLINE_BYTES: Final = 120
+
+# Header word of a message (the codec sets the lower part; bit 57 up is transport)
+HDR_LEN_MASK: Final = (1 << 48) - 1
+HDR_HAS_HANDLES: Final = 1 << 56
+HDR_SPILLED: Final = 1 << 57  # the payload is in a block
+HDR_EXCEPTION: Final = 1 << 58  # a goroutine's result: the exception that left it
+
+# Sudog: a goroutine's place in one wait queue
+SG_LINK: Final = 0  # next; 0 at the end. Truth of the queue
+SG_PREV: Final = 1  # previous; hint, recomputed by repair
+SG_G: Final = 2
+SG_CASE: Final = 3  # number of the select case
+SG_SEQ: Final = 4  # a sender: tail + 1 its message was published under, once it was moved into the buffer, else 0
+SG_SELECT: Final = 5  # 1: the goroutine waits on several queues, claim under its claim lock
+SG_MSG: Final = 6  # 8 words: what a sender brings, or what a receiver was given
+SG_WORDS: Final = 14
+SUDOG_WORDS: Final = 16  # as a record of its own: 2 words of record header, then the sudog
+SUDOG_BODY: Final = 2
+
+# Objects
+O_KIND: Final = 8
+OBJECT_WORDS: Final = 32
+# channel; guard: its object lock
+CH_CAP: Final = 9  # constant
+CH_LIMIT: Final = 10  # CH_CAP while open, 0 once closed: one read answers both "open?" and "room?"
+CH_HEAD: Final = 11  # messages taken, ever: publishes a receive
+CH_TAIL: Final = 12  # messages put, ever: publishes a send; head <= tail <= head + cap
+CH_CLOSED: Final = 13  # publishes close
+CH_RECVQ: Final = 14  # head, tail
+CH_SENDQ: Final = 16  # head, tail
+CH_RING: Final = 18  # base of the first message slot, 0 if unbuffered; constant
+# wait group; guard: its object lock
+WG_COUNT: Final = 9  # publishes add and done
+WG_WAITQ: Final = 14
+
+KIND_GOROUTINE: Final = 1
+KIND_CHAN: Final = 2
+KIND_WAITGROUP: Final = 3
+
+# Outcomes in a decision word
+OUT_OK: Final = 1
+OUT_CLOSED: Final = 2
+OUT_MASK: Final = 0xFF
+
+
+def pool_record_words(pool: int) -> int:
+    """Words of one record of the pool."""
+    if pool == POOL_G:
+        return G_WORDS
+    if pool == POOL_OBJECT:
+        return OBJECT_WORDS
+    if pool == POOL_SUDOG:
+        return SUDOG_WORDS
+    return 1 << pool
+
+
+# ---------------------------------------------------------------- where the tables lie
+PS: Final = (SLOTS + MAX_SLOTS * SLOT_WORDS + 63) // 64 * 64
+CODES: Final = PS + MAX_PS * P_WORDS
+POOLS: Final = CODES + CODES_ENTRY + N_CODES + 7
+EXTENTS: Final = POOLS + N_POOLS * POOL_WORDS
+DYNAMIC: Final = (EXTENTS + EXTENTS_ENTRY + N_EXTENTS * EXTENT_WORDS + PAGE_WORDS - 1) // PAGE_WORDS * PAGE_WORDS
+
+
+def slot_base(slot: int) -> int:
+    return SLOTS + slot * SLOT_WORDS
+
+
+def p_base(p: int) -> int:
+    return PS + p * P_WORDS
+
+
+def object_lock(base: int) -> int:
+    """Number of the lock that guards the record at `base`. Records are 32 words: neighbours get different locks."""
+    return L_OBJECTS + (base >> 5) % N_OBJECT_LOCKS
+
+
+def inbox_lock(slot: int) -> int:
+    return L_INBOX + slot % N_INBOX_LOCKS
+
+
+def pool_lock(pool: int) -> int:
+    return L_POOLS + min(pool, N_POOL_LOCKS - 1)

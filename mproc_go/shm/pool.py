@@ -1,0 +1,397 @@
+"""Pools of fixed-size records and blocks: goroutines, objects, sudogs, and a heap of powers of two.
+
+The approach: memory of a pool comes in *extents*, published one by one in a table; records are carved from the latest
+extent and never unmapped, so that a stale reference reads a record of the right type. A freed record goes to a private
+cache of the thread that freed it, and from there in batches to the pool's list; the lock is paid once a batch.
+
+Who has a record is written in its head: FREE, CACHED by a slot, or LIVE (the slot that took it). What a dead slot had
+cached, and what it had taken without publishing it, is therefore found by walking the extents (the reaper's slow way),
+and the fast way needs no record of what is under way.
+
+Invariants:
+    PL1  Every carved record is in exactly one place: the free list, one slot's cache, or live.
+    PL2  The free list is acyclic and holds carved records of this pool only.
+    PL3  Extents don't overlap, and only the last one of a pool is partly carved.
+
+Crash: each change ends in one store (POOL_FREE, POOL_CUR or EXTENTS_COUNT). Killed before it: nothing happened, and
+records whose head says CACHED are still in the list (a list member counts as free whatever its head says).
+Killed after it: the records bear the dead slot in their head.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mproc_go.errors import SharedMemoryFull
+from mproc_go.shm.layout import (
+    BLOCK_DATA,
+    DYNAMIC,
+    E_BASE,
+    E_POOL,
+    E_WORDS,
+    EXTENT_WORDS,
+    EXTENTS,
+    EXTENTS_COUNT,
+    EXTENTS_ENTRY,
+    H_COMMITTED_WORDS,
+    H_LIMIT_WORDS,
+    L_SEGMENT,
+    LARGE_ORDER,
+    MAX_BLOCK_ORDER,
+    MIN_BLOCK_ORDER,
+    N_EXTENTS,
+    PAGE_WORDS,
+    POOL_CUR,
+    POOL_FREE,
+    POOL_WORDS,
+    POOLS,
+    R_GEN,
+    R_HEAD,
+    R_LINK,
+    REC_CACHED,
+    REC_FREE,
+    REC_LIVE,
+    WORD,
+    pool_lock,
+    pool_record_words,
+)
+
+if TYPE_CHECKING:
+    from mproc_go.shm.thread import Thread
+
+_CACHE_BYTES = 64 * 1024  # what a thread keeps of a pool ...
+_CACHE_MAX = 64  # ... and how many records at the most; a batch is half of it
+_FIRST_EXTENT_WORDS = 8 * 1024  # 64 KiB; doubles with each extent of the pool
+_MAX_EXTENT_WORDS = 512 * 1024  # 4 MiB
+
+
+def cache_size(pool: int) -> int:
+    """Records of the pool that a thread keeps for itself."""
+    return max(2, min(_CACHE_MAX, _CACHE_BYTES // (pool_record_words(pool) * WORD)))
+
+
+# ---------------------------------------------------------------- records
+def take(t: Thread, pool: int) -> int:
+    """A record of the pool, live and owned by this thread's slot; its words hold what they held before.
+
+    Returns: its base.     Blocks: for the pool's lock, when the cache is empty.
+    Raises:
+        SharedMemoryFull: the segment can't grow.
+    """
+    # Cost: 0.1 us from the cache; list.pop is atomic for a finalizer that frees a record in the middle of this.
+    cache = t.caches[pool]
+    base = cache.pop() if cache else _refill(t, pool)
+    t.w[base] = t.live
+    return base
+
+
+def give(t: Thread, pool: int, base: int) -> None:
+    """Free a record. Nobody may refer to it any more. Blocks: for the pool's lock, when the cache is full."""
+    cache = t.caches[pool]
+    t.w[base] = t.cached
+    cache.append(base)
+    if len(cache) > t.cache_sizes[pool]:
+        flush(t, pool, len(cache) // 2)
+
+
+def _refill(t: Thread, pool: int) -> int:
+    w = t.w
+    lock = t.locks[pool_lock(pool)]
+    p = POOLS + pool * POOL_WORDS
+    words = pool_record_words(pool)
+    want = t.cache_sizes[pool] // 2
+    while True:
+        got: list[int] = []
+        t.enter(lock)
+        base = w[p + POOL_FREE]
+        if base:
+            while base and len(got) < want:
+                w[base] = t.cached
+                got.append(base)
+                base = w[base + R_LINK]
+            w[p + POOL_FREE] = base  # publishes: they are ours
+        else:
+            current = w[p + POOL_CUR]
+            extent, carved = current >> 32, current & 0xFFFFFFFF
+            if not extent or carved >= w[_entry(extent) + E_WORDS] // words:
+                extent, carved = _next_extent(w, pool, extent), 0
+            if extent:
+                first = w[_entry(extent) + E_BASE]
+                n = min(want, w[_entry(extent) + E_WORDS] // words - carved)
+                for i in range(carved, carved + n):
+                    w[first + i * words] = t.cached
+                    got.append(first + i * words)
+                w[p + POOL_CUR] = extent << 32 | carved + n  # publishes: they are ours
+        t.leave(lock)
+        if got:
+            last = got.pop()
+            t.caches[pool].extend(got)
+            return last
+        _grow(t, pool)
+
+
+def flush(t: Thread, pool: int, n: int) -> None:
+    """Give `n` records of the private cache back to the pool."""
+    w = t.w
+    cache = t.caches[pool]
+    lock = t.locks[pool_lock(pool)]
+    p = POOLS + pool * POOL_WORDS
+    batch = [cache.pop() for _ in range(min(n, len(cache)))]
+    if not batch:
+        return
+    t.enter(lock)
+    head = w[p + POOL_FREE]
+    for base in batch:
+        w[base + R_LINK] = head
+        w[base] = REC_FREE
+        head = base
+    w[p + POOL_FREE] = head  # publishes: they are everybody's
+    t.leave(lock)
+
+
+def flush_all(t: Thread) -> None:
+    """Give the whole private cache back: the thread ends."""
+    for pool, cache in enumerate(t.caches):
+        flush(t, pool, len(cache))
+
+
+# ---------------------------------------------------------------- blocks
+def block_pool(n_bytes: int) -> int:
+    """Pool of the blocks that have room for `n_bytes` of payload."""
+    return max(MIN_BLOCK_ORDER, ((n_bytes + WORD - 1) // WORD).bit_length())
+
+
+def take_block(t: Thread, n_bytes: int) -> int:
+    """A block with room for `n_bytes` of payload from word ``base + BLOCK_DATA`` on. Free it with the same size.
+
+    Raises:
+        SharedMemoryFull: the segment can't grow, or never could to that size.
+    """
+    pool = block_pool(n_bytes)
+    if pool < LARGE_ORDER:
+        return take(t, pool)
+    if pool > MAX_BLOCK_ORDER or n_bytes // WORD > t.w[H_LIMIT_WORDS]:
+        raise SharedMemoryFull(
+            f"{n_bytes} bytes in one piece: the segment may grow to {t.w[H_LIMIT_WORDS] * WORD} bytes (memory=)"
+        )
+    return _take_large(t, pool, n_bytes)
+
+
+def give_block(t: Thread, base: int, n_bytes: int) -> None:
+    """Free a block of :func:`take_block`."""
+    pool = block_pool(n_bytes)
+    if pool < LARGE_ORDER:
+        give(t, pool, base)
+        return
+    words = _large_words(n_bytes)
+    t.segment.give_back(base, words)
+    w = t.w
+    t.enter(t.locks[L_SEGMENT])
+    w[H_COMMITTED_WORDS] -= words - PAGE_WORDS
+    t.leave(t.locks[L_SEGMENT])
+    lock = t.locks[pool_lock(pool)]
+    p = POOLS + pool * POOL_WORDS
+    t.enter(lock)
+    w[base + R_LINK] = w[p + POOL_FREE]
+    w[base] = REC_FREE
+    w[p + POOL_FREE] = base  # publishes
+    t.leave(lock)
+
+
+def _large_words(n_bytes: int) -> int:
+    """Words that a large block of that payload really commits: whole pages, not the power of two."""
+    return -(-((n_bytes + WORD - 1) // WORD + BLOCK_DATA) // PAGE_WORDS) * PAGE_WORDS
+
+
+def _take_large(t: Thread, pool: int, n_bytes: int) -> int:
+    w = t.w
+    words = _large_words(n_bytes)
+    lock = t.locks[pool_lock(pool)]
+    p = POOLS + pool * POOL_WORDS
+    t.enter(lock)
+    base = w[p + POOL_FREE]
+    if base:
+        w[base] = t.live
+        w[p + POOL_FREE] = w[base + R_LINK]  # publishes
+    t.leave(lock)
+    if not base:
+        base = _add_extent(t, pool, 1 << pool, words)
+        w[base] = t.live
+        return base
+    try:
+        _account(t, words - PAGE_WORDS)
+        try:
+            t.segment.commit(base, words)
+        except BaseException:
+            _account(t, PAGE_WORDS - words)
+            raise
+    except BaseException:
+        t.enter(lock)
+        w[base + R_LINK] = w[p + POOL_FREE]
+        w[p + POOL_FREE] = base
+        t.leave(lock)
+        raise
+    return base
+
+
+# ---------------------------------------------------------------- extents
+def _entry(extent: int) -> int:
+    """Index of the table entry of an extent; extents are counted from 1."""
+    return EXTENTS + EXTENTS_ENTRY + (extent - 1) * EXTENT_WORDS
+
+
+def _next_extent(w: memoryview, pool: int, after: int) -> int:
+    """Number of the next extent of the pool behind `after`, 0 if there is none."""
+    for extent in range(after + 1, w[EXTENTS + EXTENTS_COUNT] + 1):
+        if w[_entry(extent) + E_POOL] == pool:
+            return extent
+    return 0
+
+
+def _grow(t: Thread, pool: int) -> None:
+    """Add an extent to the pool; each is twice as large as the one before, up to a bound."""
+    words = pool_record_words(pool)
+    w = t.w
+    mine = sum(1 for e in range(1, w[EXTENTS + EXTENTS_COUNT] + 1) if w[_entry(e) + E_POOL] == pool)
+    size = min(_FIRST_EXTENT_WORDS << min(mine, 10), _MAX_EXTENT_WORDS)
+    size = max(size // words, 1) * words
+    size = -(-size // PAGE_WORDS) * PAGE_WORDS
+    try:
+        _add_extent(t, pool, size, size)
+    except SharedMemoryFull:
+        # A limit is exact only if the last small piece can still be used.
+        _add_extent(t, pool, -(-words // PAGE_WORDS) * PAGE_WORDS, -(-words // PAGE_WORDS) * PAGE_WORDS)
+
+
+def _account(t: Thread, words: int) -> None:
+    """Count `words` more as committed.
+
+    Raises:
+        SharedMemoryFull: that is over the limit.
+    """
+    w = t.w
+    lock = t.locks[L_SEGMENT]
+    t.enter(lock)
+    committed = w[H_COMMITTED_WORDS] + words
+    fits = words <= 0 or committed <= w[H_LIMIT_WORDS]
+    if fits:
+        w[H_COMMITTED_WORDS] = committed
+    t.leave(lock)
+    if not fits:
+        raise _full(w, words)
+
+
+def _add_extent(t: Thread, pool: int, words: int, commit_words: int) -> int:
+    """Reserve `words` of the segment for the pool, with memory behind the first `commit_words`; return the base."""
+    w = t.w
+    lock = t.locks[L_SEGMENT]
+    t.enter(lock)
+    error: SharedMemoryFull | None = None
+    base = 0
+    try:
+        # Rare and long (0.25 ms a MiB): memory is committed under the lock, since the next extent begins behind it.
+        n = w[EXTENTS + EXTENTS_COUNT]
+        base = w[_entry(n) + E_BASE] + w[_entry(n) + E_WORDS] if n else DYNAMIC
+        if w[H_COMMITTED_WORDS] + commit_words > w[H_LIMIT_WORDS] or base + words > len(w):
+            error = _full(w, commit_words)
+        elif n >= N_EXTENTS:
+            error = SharedMemoryFull(f"the segment is cut into {n} extents already, there is no room for one more")
+        else:
+            t.segment.commit(base, commit_words)
+            entry = _entry(n + 1)
+            w[entry + E_POOL] = pool
+            w[entry + E_BASE] = base
+            w[entry + E_WORDS] = words
+            w[H_COMMITTED_WORDS] += commit_words  # recomputed by repair
+            w[EXTENTS + EXTENTS_COUNT] = n + 1  # publishes
+    except SharedMemoryFull as full:
+        error = full
+    t.leave(lock)
+    if error is not None:
+        raise error
+    return base
+
+
+def _full(w: memoryview, words: int) -> SharedMemoryFull:
+    mib = 1024 * 1024 // WORD
+    return SharedMemoryFull(
+        f"{words * WORD} bytes more don't fit: {w[H_COMMITTED_WORDS] / mib:.1f} MiB of "
+        f"{w[H_LIMIT_WORDS] / mib:.1f} MiB are in use; give the runtime more with memory=, or hold less at a time"
+    )
+
+
+# ---------------------------------------------------------------- eyes and invariants
+def records(w: memoryview, pool: int) -> list[int]:
+    """Bases of all carved records of the pool (blocks of large pools: all extents)."""
+    words = pool_record_words(pool)
+    current = w[POOLS + pool * POOL_WORDS + POOL_CUR]
+    last, carved = current >> 32, current & 0xFFFFFFFF
+    found: list[int] = []
+    for extent in range(1, w[EXTENTS + EXTENTS_COUNT] + 1):
+        entry = _entry(extent)
+        if w[entry + E_POOL] != pool:
+            continue
+        if pool >= LARGE_ORDER:
+            found.append(w[entry + E_BASE])
+        elif extent <= last:
+            n = carved if extent == last else w[entry + E_WORDS] // words
+            found.extend(w[entry + E_BASE] + i * words for i in range(n))
+    return found
+
+
+def free_records(w: memoryview, pool: int) -> list[int]:
+    """Bases in the free list of the pool, first one first.
+
+    Raises:
+        AssertionError: the list is cyclic or leaves the pool (PL2).
+    """
+    known = set(records(w, pool))
+    found: list[int] = []
+    base = w[POOLS + pool * POOL_WORDS + POOL_FREE]
+    while base:
+        assert base in known, f"PL2: {base} is no carved record of pool {pool}"
+        known.discard(base)
+        found.append(base)
+        base = w[base + R_LINK]
+    return found
+
+
+def check_pool(w: memoryview, pool: int, caches: dict[int, list[int]], live: set[int]) -> None:
+    """Assert PL1 to PL3. `caches`: private caches by slot; `live`: bases that are in use. Runs alone."""
+    free = free_records(w, pool)
+    everything = records(w, pool)
+    assert len(set(everything)) == len(everything), "PL3: extents overlap"
+    places = list(free)
+    for cache in caches.values():
+        places += cache
+    places += live
+    assert sorted(places) == sorted(everything), f"PL1: pool {pool}: {len(places)} placed of {len(everything)}"
+
+
+def sweep(w: memoryview, pool: int, slot: int, reachable: set[int]) -> list[int]:
+    """Return to the free list what the dead `slot` had cached, or had taken and never published.
+
+    Runs: the supervisor alone, under the pool's lock.     Returns: the bases freed.
+    `reachable`: records of the pool that something refers to (they stay).
+    """
+    free = set(free_records(w, pool))
+    p = POOLS + pool * POOL_WORDS
+    swept = []
+    for base in records(w, pool):
+        head = w[base + R_HEAD]
+        if head >> 8 == slot and base not in free and (head & 0xFF == REC_CACHED or base not in reachable):
+            if pool < MIN_BLOCK_ORDER:
+                w[base + R_GEN] += 1
+            w[base + R_LINK] = w[p + POOL_FREE]
+            w[base + R_HEAD] = REC_FREE
+            w[p + POOL_FREE] = base
+            swept.append(base)
+    return swept
+
+
+def live_head(slot: int) -> int:
+    return REC_LIVE | slot << 8
+
+
+def cached_head(slot: int) -> int:
+    return REC_CACHED | slot << 8

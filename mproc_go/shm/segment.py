@@ -1,0 +1,173 @@
+"""The one shared segment: made by the supervisor, mapped whole by everybody, grown by ``posix_fallocate`` only.
+
+It is a sealed memfd, handed on by inheritance and over the control socket: no 64 MB limit as in ``/dev/shm`` of a
+container, no file that could be left behind, no name another user could squat. The address space is reserved at once
+(a sparse file), so nobody ever maps again; memory is committed extent by extent before the first touch, so that a full
+machine is a :class:`SharedMemoryFull` in the caller and never a SIGBUS somewhere else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import mmap
+import os
+import resource
+
+from mproc_go.errors import SharedMemoryFull, bug
+from mproc_go.shm.layout import (
+    DYNAMIC,
+    H_COMMITTED_WORDS,
+    H_LIMIT_WORDS,
+    H_MAGIC,
+    H_MAX_MS,
+    H_VERSION,
+    LAYOUT_VERSION,
+    MAGIC,
+    PAGE_WORDS,
+    WORD,
+)
+
+PAGE = PAGE_WORDS * WORD
+# Address space reserved per byte of limit: freed large blocks keep their addresses, so more than the limit is needed.
+_RESERVE_FACTOR = 4
+_F_ADD_SEALS = 1033
+_F_SEAL_SHRINK = 0x0002
+_F_SEAL_GROW = 0x0004
+
+
+class Segment:
+    """The mapped segment.
+
+    Attributes:
+        fd: descriptor of the memory file.
+        mem: the bytes, for payloads (slices are copies).
+        w: the same bytes as 64-bit words.
+    """
+
+    __slots__ = ("_view", "fd", "mem", "w")
+
+    def __init__(self, fd: int) -> None:
+        size = os.fstat(fd).st_size
+        self.fd = fd
+        self.mem = mmap.mmap(fd, size, mmap.MAP_SHARED)
+        self._view = memoryview(self.mem)
+        self.w = self._view.cast("Q")
+
+    @classmethod
+    def create(cls, limit_bytes: int, max_ms: int) -> Segment:
+        """Make a segment that may grow to `limit_bytes` and has `max_ms` worker slots.
+
+        Raises:
+            SharedMemoryFull: the tables alone don't fit.
+        """
+        fixed = DYNAMIC * WORD
+        if limit_bytes < fixed:
+            raise SharedMemoryFull(
+                f"memory={limit_bytes} is too small: the tables of a runtime alone take {fixed} bytes"
+            )
+        fd = os.memfd_create("mproc-go", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        try:
+            size = _reserve(fd, limit_bytes)
+            commit(fd, 0, fixed)
+            # Nobody, not even a process gone wrong, can take pages away from under the others.
+            with contextlib.suppress(OSError):
+                fcntl.fcntl(fd, _F_ADD_SEALS, _F_SEAL_SHRINK | _F_SEAL_GROW)
+            segment = cls(fd)
+        except BaseException:
+            os.close(fd)
+            raise
+        w = segment.w
+        w[H_VERSION] = LAYOUT_VERSION
+        w[H_MAX_MS] = max_ms
+        w[H_LIMIT_WORDS] = min(limit_bytes, size) // WORD
+        w[H_COMMITTED_WORDS] = DYNAMIC
+        w[H_MAGIC] = MAGIC  # last: whoever sees it sees the rest
+        return segment
+
+    @classmethod
+    def join(cls, fd: int) -> Segment:
+        """Map a segment that another process made.
+
+        Raises:
+            ValueError: not one of ours, or of another version.
+        """
+        segment = cls(fd)
+        if segment.w[H_MAGIC] != MAGIC or segment.w[H_VERSION] != LAYOUT_VERSION:
+            raise ValueError(
+                f"not a segment of this version of mproc_go (layout {segment.w[H_VERSION]}, ours {LAYOUT_VERSION})"
+            )
+        return segment
+
+    def commit(self, base: int, words: int) -> None:
+        """Have memory behind `words` words from `base` on, zeroed where it was not yet.
+
+        Raises:
+            SharedMemoryFull: the machine has none left.
+        """
+        commit(self.fd, base * WORD, words * WORD)
+
+    def give_back(self, base: int, words: int) -> None:
+        """Return the pages wholly inside `words` words from `base` on to the machine."""
+        start = -(-base * WORD // PAGE) * PAGE
+        end = (base + words) * WORD // PAGE * PAGE
+        if end > start:
+            with contextlib.suppress(OSError):  # not every kernel can; the block then stays committed
+                self.mem.madvise(mmap.MADV_REMOVE, start, end - start)
+
+
+def _reserve(fd: int, limit_bytes: int) -> int:
+    """Make the file as long as addresses may be needed, within what the process may map and write."""
+    size = -(-limit_bytes * _RESERVE_FACTOR // PAGE) * PAGE
+    for kind in (resource.RLIMIT_AS, resource.RLIMIT_FSIZE):
+        soft, _ = resource.getrlimit(kind)
+        if soft != resource.RLIM_INFINITY:
+            size = min(size, soft // 2 // PAGE * PAGE)
+    if size < DYNAMIC * WORD:
+        raise SharedMemoryFull(f"the limits of this process (ulimit -v, -f) leave {size} bytes for the segment")
+    os.ftruncate(fd, size)
+    return size
+
+
+def commit(fd: int, start: int, length: int) -> None:
+    """``posix_fallocate`` with a clear error."""
+    try:
+        os.posix_fallocate(fd, start, length)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.ENOMEM, errno.EDQUOT, errno.EFBIG):
+            raise SharedMemoryFull(
+                f"the machine has no memory left for {length // 1024} KiB of shared memory: {error.strerror}"
+            ) from error
+        raise
+
+
+def default_limit_bytes() -> int:
+    """What a segment may grow to by default: half of the memory this process may use (machine or cgroup)."""
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            with open(path, encoding="ascii") as file:
+                total = min(total, int(file.read()))
+        except (OSError, ValueError):  # no such controller, or "max"
+            continue
+    return total // 2
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_PR_SET_NAME = 15
+_PR_SET_PDEATHSIG = 1
+
+
+def set_death_signal(signum: int, parent: int) -> None:
+    """Have the kernel send us `signum` when our parent thread ends; leave at once if it already did."""
+    if _libc.prctl(_PR_SET_PDEATHSIG, signum, 0, 0, 0) != 0:
+        bug(f"prctl(PR_SET_PDEATHSIG): errno {ctypes.get_errno()}")
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def set_process_name(name: str) -> None:
+    """The name that ``ps`` and ``top`` show for this process, 15 bytes at most."""
+    _libc.prctl(_PR_SET_NAME, name.encode()[:15], 0, 0, 0)

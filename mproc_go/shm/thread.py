@@ -1,0 +1,70 @@
+"""What one thread of one process needs in order to touch shared memory: words, bytes, locks, its slot and caches.
+
+The words, the bytes and the locks are parameters, never module globals: a test puts a list that switches greenlets in
+the place of the words, and explores every interleaving of the same code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from mproc_go.shm.layout import M_PHASE, MIN_BLOCK_ORDER, N_POOLS, slot_base
+from mproc_go.shm.lock import Lock
+from mproc_go.shm.pool import cache_size, cached_head, live_head
+from mproc_go.shm.sem import Semaphore
+
+CACHE_SIZES = [cache_size(pool) for pool in range(N_POOLS)]
+
+
+class Thread:
+    """A thread with a slot.
+
+    Attributes:
+        w, mem, segment: the shared memory.
+        locks: the process's locks, by number.
+        notes: the process's semaphores to wake slots with, by slot.
+        slot, base: number and record of the slot; `ph` its first phase word.
+        note: the semaphore this thread sleeps on.
+        live, cached: heads of records it took and of records in its caches.
+        caches, cache_sizes: private free records, by pool.
+    """
+
+    # No __slots__: WorkerM and ClientM add the state of their loops, and reads cost the same on a small instance.
+
+    w: Any
+    mem: Any
+    segment: Any
+
+    def __init__(
+        self, segment: Any, locks: Sequence[Lock], notes: Sequence[Semaphore], slot: int, phase_offset: int = M_PHASE
+    ) -> None:
+        self.segment = segment
+        self.w = segment.w
+        self.mem = segment.mem
+        self.locks = locks
+        self.notes = notes
+        self.slot = slot
+        self.base = slot_base(slot)
+        self.ph = self.base + phase_offset
+        self.note = notes[slot] if notes else None
+        self.live = live_head(slot)
+        self.cached = cached_head(slot)
+        self.caches: list[list[int]] = [[] for _ in range(N_POOLS)]
+        self.cache_sizes = CACHE_SIZES
+
+    def enter(self, lock: Lock, level: int = 0) -> None:
+        """Take the lock; `level` is how many this thread holds already."""
+        lock.enter(self.w, self.ph + level)
+
+    def leave(self, lock: Lock, level: int = 0) -> None:
+        """Give the lock back."""
+        lock.leave(self.w, self.ph + level)
+
+    @property
+    def in_critical_section(self) -> bool:
+        """Whether this thread may hold a lock: a finalizer that runs now must put its work off."""
+        return bool(self.w[self.ph])
+
+
+assert MIN_BLOCK_ORDER > 2  # block pools are indexed by their order, behind the record pools

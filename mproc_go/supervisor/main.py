@@ -1,0 +1,212 @@
+"""The supervisor's loop: start workers, watch them and their owner, end everything.
+
+It waits on descriptors only (the owner's socket and pidfd, a pidfd for each worker) and looks around every
+:data:`TICK_MS`. It ends the runtime, and itself, when the owner says so or is gone; workers die with it (parent-death
+signal), so nothing is orphaned whoever is killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from mproc_go.errors import SharedMemoryFull
+from mproc_go.sched import idle
+from mproc_go.shm import doors, sem
+from mproc_go.shm.doors import Doors
+from mproc_go.shm.layout import (
+    H_NEED_M,
+    H_ON_PANIC,
+    H_SLOTS,
+    H_STOP,
+    H_SUPERVISOR,
+    KIND_CLIENT,
+    KIND_FREE,
+    KIND_SUPERVISOR,
+    KIND_WORKER,
+    M_HOST,
+    M_KIND,
+    M_OS_PID,
+    M_STATE,
+    S_GOID,
+    STOP_CLOSED,
+    STOP_LOST,
+    slot_base,
+)
+from mproc_go.shm.segment import Segment, set_death_signal, set_process_name
+from mproc_go.supervisor import control
+
+# How often the supervisor looks for what nobody tells it (an M that is needed), at the most.
+TICK_MS = 10
+# A worker told to stop that is in the middle of a computation does not listen; it is killed after this.
+STOP_GRACE_S = 0.1
+
+# main of a worker: (segment, doors, slot) -> never
+WorkerMain = Callable[[Segment, Doors, int], NoReturn]
+
+
+def serve(owner: socket.socket, options: dict[str, Any], worker_main: WorkerMain) -> NoReturn:
+    """Run a runtime for the process at the other end of `owner`; never returns.
+
+    Args:
+        options: procs, max_ms, clients, memory (bytes), on_panic (0 end, 1 log), owner (os_pid).
+    """
+    set_process_name("mproc-go sched")
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    prefix = sem.new_prefix()
+    slots = doors.all_slots(options["max_ms"], options["clients"])
+    try:
+        owner_fd = os.pidfd_open(options["owner"])
+    except OSError:  # it is gone already
+        os._exit(1)
+    try:
+        segment = Segment.create(options["memory"], options["max_ms"])
+        doors.create_all(prefix, slots)
+    except (SharedMemoryFull, OSError) as error:
+        control.send(owner, {"error": str(error), "full": isinstance(error, SharedMemoryFull)})
+        os._exit(1)
+    try:
+        opened = Doors(prefix, slots)
+        supervisor = Supervisor(segment, opened, options, worker_main)
+        control.send(owner, {"prefix": prefix, "slots": slots, "client": options["max_ms"] + 1}, (segment.fd,))
+        for _ in range(options["procs"]):
+            supervisor.fork_worker()
+        supervisor.loop(owner, owner_fd, lambda: doors.unlink_all(prefix, slots))
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        doors.unlink_all(prefix, slots)
+        sys.stderr.flush()
+        os._exit(0)
+
+
+class Supervisor:
+    """The state of the loop; nothing of it is shared.
+
+    Attributes:
+        workers: pidfd -> (os_pid, slot) of each living worker.
+    """
+
+    def __init__(self, segment: Segment, opened: Doors, options: dict[str, Any], worker_main: WorkerMain) -> None:
+        self.segment = segment
+        self.w = w = segment.w
+        self.doors = opened
+        self.max_ms: int = options["max_ms"]
+        self.worker_main = worker_main
+        self.workers: dict[int, tuple[int, int]] = {}
+        self.poll = select.poll()
+        self.free_slots = list(range(self.max_ms, 0, -1))
+        w[H_SUPERVISOR] = os.getpid()
+        w[H_SLOTS] = len(opened.notes)
+        w[H_ON_PANIC] = options["on_panic"]
+        w[S_GOID] = 1
+        base = slot_base(0)
+        w[base + M_OS_PID] = os.getpid()
+        w[base + M_KIND] = KIND_SUPERVISOR
+        base = slot_base(self.max_ms + 1)  # the owner's main thread
+        w[base + M_OS_PID] = options["owner"]
+        w[base + M_HOST] = self.max_ms + 1
+        w[base + M_KIND] = KIND_CLIENT
+        idle.start(w, options["procs"])
+        gc.collect()
+        gc.freeze()  # what the workers share with us stays shared
+
+    def fork_worker(self) -> None:
+        """Start one more M."""
+        slot = self.free_slots.pop()
+        base = slot_base(slot)
+        w = self.w
+        w[base + M_HOST] = slot
+        w[base + M_STATE] = 0
+        w[base + M_KIND] = KIND_WORKER
+        parent = os.getpid()
+        os_pid = os.fork()
+        if not os_pid:
+            try:
+                # Not SIG_IGN: the user's subprocesses would inherit it. Ctrl-C belongs to the user's program.
+                signal.signal(signal.SIGINT, lambda signum, frame: None)
+                set_death_signal(signal.SIGKILL, parent)
+                set_process_name(f"mproc-go m{slot}")
+                w[base + M_OS_PID] = os.getpid()
+                for fd in self.workers:
+                    os.close(fd)
+                self.worker_main(self.segment, self.doors, slot)
+            except BaseException:
+                sys.excepthook(*sys.exc_info())
+            finally:
+                sys.stderr.flush()
+                os._exit(70)
+        fd = os.pidfd_open(os_pid)
+        self.workers[fd] = (os_pid, slot)
+        self.poll.register(fd, select.POLLIN)
+
+    def loop(self, owner: socket.socket, owner_fd: int, opened: Callable[[], None]) -> None:
+        """Watch until the owner ends the runtime or is gone. `opened` is called once it has all semaphores open."""
+        w = self.w
+        self.poll.register(owner.fileno(), select.POLLIN)
+        self.poll.register(owner_fd, select.POLLIN)
+        while True:
+            for fd, _ in self.poll.poll(TICK_MS):
+                if fd == owner_fd:
+                    return self.stop(STOP_CLOSED)
+                if fd == owner.fileno():
+                    packet, _ = control.receive(owner)
+                    if packet is None or packet.get("do") == "stop":
+                        return self.stop(STOP_CLOSED)
+                    if packet.get("do") == "opened":
+                        opened()
+                else:
+                    self.reap(fd)
+            if w[H_NEED_M]:
+                w[H_NEED_M] = 0
+                if w[H_STOP] == 0 and self.free_slots:
+                    self.fork_worker()
+
+    def reap(self, fd: int) -> None:
+        """A worker ended. While the program runs that is the end of it: what the worker held is not repaired yet."""
+        os_pid, slot = self.workers.pop(fd)
+        self.poll.unregister(fd)
+        os.close(fd)
+        _, status = os.waitpid(os_pid, 0)
+        base = slot_base(slot)
+        self.w[base + M_KIND] = KIND_FREE
+        self.free_slots.append(slot)
+        if not self.w[H_STOP]:
+            code = os.waitstatus_to_exitcode(status)
+            how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with status {code}"
+            sys.stderr.write(f"mproc_go: worker {os_pid} (M{slot}) {how}; its goroutines are gone\n")
+            sys.stderr.flush()
+            self.w[H_STOP] = STOP_LOST
+            self.wake_everybody()
+
+    def wake_everybody(self) -> None:
+        """Have every thread that sleeps look at H_STOP."""
+        for note in self.doors.notes:
+            note.release()
+
+    def stop(self, why: int) -> None:
+        """End all workers: those who listen at once, the others by SIGKILL after a short grace."""
+        if not self.w[H_STOP]:
+            self.w[H_STOP] = why
+        self.wake_everybody()
+        deadline = time.monotonic() + STOP_GRACE_S
+        while self.workers:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                for os_pid, _ in self.workers.values():
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(os_pid, signal.SIGKILL)
+                left = 1.0
+            for fd, _ in self.poll.poll(max(1, int(left * 1000))):
+                if fd in self.workers:
+                    self.reap(fd)
+                else:
+                    self.poll.unregister(fd)  # the owner: we know

@@ -1,0 +1,196 @@
+"""``WaitGroup``: wait until a number of goroutines, in whatever processes, have ended.
+
+Invariant WG1: nobody waits while the counter is 0. Crash: the counter publishes; whoever then still waits at 0 is woken
+by :func:`repair`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from mproc_go.codec import handles
+from mproc_go.errors import NEGATIVE_WAITGROUP
+from mproc_go.runtime import park, refs, spawn
+from mproc_go.runtime import process as rt
+from mproc_go.runtime.process import M, deadline_of
+from mproc_go.sched import states, waitq
+from mproc_go.shm.layout import (
+    H_ON_PANIC,
+    H_STOP,
+    KIND_WAITGROUP,
+    O_KIND,
+    ON_PANIC_LOG,
+    OUT_OK,
+    POOL_OBJECT,
+    R_GEN,
+    WG_COUNT,
+    WG_WAITQ,
+    object_lock,
+)
+from mproc_go.shm.pool import give, take
+
+
+class WaitGroup(handles.Handle):
+    """A counter of goroutines that are still to end.
+
+    Raises:
+        SharedMemoryFull: no room.
+
+    Source: Go sync.WaitGroup.
+    """
+
+    __slots__ = ("_lock", "_tls")
+
+    KIND = KIND_WAITGROUP
+
+    def __init__(self) -> None:
+        m = rt.current()
+        m.process.refs.settle(m)
+        base = take(m, POOL_OBJECT)
+        w = m.w
+        w[base + O_KIND] = KIND_WAITGROUP
+        w[base + WG_COUNT] = 0
+        w[base + WG_WAITQ] = 0
+        m.process.refs.adopt(w, base)
+        self._bind(m, base, w[base + R_GEN])
+
+    def _bind(self, m: M, base: int, gen: int) -> None:
+        self._base = base
+        self._gen = gen
+        self._tls = m.process.tls
+        self._lock = m.locks[object_lock(base)]
+
+    def add(self, n: int = 1) -> None:
+        """Add `n`, which may be negative, to the counter; at 0 whoever waits is woken. Blocks: never.
+
+        Raises:
+            ValueError: the counter would become negative; it stays as it was.
+        """
+        m = self._m()
+        w = m.w
+        lock = self._lock
+        m.enter(lock)
+        count = w[self._base + WG_COUNT] + n
+        woken: list[int] = []
+        if count >= 0:
+            woken = set_count(w, self._base, count, m.slot)
+        m.leave(lock)
+        for g in woken:
+            m.ready(g)
+        if count < 0:
+            raise ValueError(NEGATIVE_WAITGROUP)
+
+    def done(self) -> None:
+        """Take 1 from the counter. Blocks: never. Raises: ValueError as :meth:`add`."""
+        self.add(-1)
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Wait until the counter is 0. Blocks the goroutine.
+
+        Args:
+            timeout: in seconds; None waits for ever, zero or less does not wait.
+
+        Raises:
+            TimeoutError: it was not 0 in time.
+        """
+        m = self._m()
+        w, lock, base = m.w, self._lock, self._base
+        if w[H_STOP]:
+            m.interrupted()
+        m.enter(lock)
+        count = w[base + WG_COUNT]
+        if not count or (timeout is not None and timeout <= 0):
+            m.leave(lock)
+            if count:
+                raise TimeoutError(f"WaitGroup: {count} have not ended")
+            return
+        waitq.join(w, base + WG_WAITQ, m.begin_wait())
+        m.leave(lock)
+        if not park.park(m, lock, base + WG_WAITQ, states.WAITGROUP_WAIT, deadline_of(timeout)):
+            raise TimeoutError(f"WaitGroup: {w[base + WG_COUNT]} have not ended within {timeout} s")
+
+    def go(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> None:
+        """Start ``fn(*args, **kwargs)`` as a goroutine that is counted until it ends; a panic of it is a panic.
+
+        Raises: as :func:`mproc_go.go`; then it is not counted.     Source: Go sync.WaitGroup.Go.
+        """
+        m = self._m()
+        if m.w[H_STOP]:
+            m.interrupted()
+        self.add(1)
+        try:
+            spawn.spawn(m, fn, args, kwargs, False, self._run)
+        except BaseException:
+            self.add(-1)
+            raise
+
+    def _run(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Run a counted goroutine, in the worker that starts it.
+
+        A panic that ends the program leaves the counter: else whoever waits would go on, and might be done, before the
+        panic is known. Source: Go sync.WaitGroup.Go.
+        """
+        try:
+            fn(*args, **kwargs)
+        except Exception:
+            if self._m().w[H_ON_PANIC] == ON_PANIC_LOG:
+                self.done()
+            raise
+        except BaseException:  # goexit: an end like any other
+            self.done()
+            raise
+        self.done()
+
+    def _m(self) -> M:
+        try:
+            m: M = self._tls.m
+            return m
+        except AttributeError:
+            return rt.owner(self._tls).thread()
+
+    def __del__(self) -> None:
+        try:
+            rt.dropped(self._tls, KIND_WAITGROUP, self._base)
+        except AttributeError:  # its making failed
+            pass
+
+    def __repr__(self) -> str:
+        m = getattr(self._tls, "m", None)
+        state = "of a runtime that is over" if m is None else str(m.w[self._base + WG_COUNT])
+        return f"<WaitGroup {self._base:#x} {state}>"
+
+
+def set_count(w: Any, base: int, count: int, slot: int) -> list[int]:
+    """Store the counter; return the goroutines to make ready. Lock: the wait group's."""
+    w[base + WG_COUNT] = count  # publishes
+    return [] if count else waitq.decide_all(w, base + WG_WAITQ, OUT_OK | slot << 32)
+
+
+def repair(w: Any, base: int, slot: int) -> list[int]:
+    """Complete what a dead thread began; return goroutines to make ready. Runs alone, under the lock."""
+    waitq.repair(w, base + WG_WAITQ)
+    return [] if w[base + WG_COUNT] else waitq.decide_all(w, base + WG_WAITQ, OUT_OK | slot << 32)
+
+
+def check(w: Any, base: int) -> None:
+    """Assert WG1 and the invariants of the queue. Runs alone."""
+    waitq.check(w, base + WG_WAITQ)
+    assert w[base + WG_COUNT] or not w[base + WG_WAITQ], "WG1: somebody waits at 0"
+
+
+def _open(base: int, gen: int) -> WaitGroup:
+    m = rt.current()
+    m.process.refs.opened(m, base)
+    wg: WaitGroup = WaitGroup.__new__(WaitGroup)
+    wg._bind(m, base, gen)
+    return wg
+
+
+def _destroy(m: M, base: int) -> None:
+    m.w[base + R_GEN] += 1
+    give(m, POOL_OBJECT, base)
+
+
+handles.register(KIND_WAITGROUP, _open)
+refs.DESTROY[KIND_WAITGROUP] = _destroy

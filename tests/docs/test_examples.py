@@ -1,0 +1,52 @@
+"""Every ```python block of the README and of docs/ runs, and prints what the ```text block after it says.
+
+A block whose first line is ``# not run: reason`` is skipped.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+# The text block belongs to the python block if only blank lines lie between them.
+BLOCK = re.compile(r"^```python\n(?P<code>.*?)^```$(?:\n+^```text\n(?P<text>.*?)^```$)?", re.MULTILINE | re.DOTALL)
+
+
+def blocks():
+    for page in PAGES:
+        source = page.read_text(encoding="utf-8")
+        for found in BLOCK.finditer(source):
+            line = source.count("\n", 0, found.start()) + 1
+            yield pytest.param(found["code"], found["text"], id=f"{page.relative_to(ROOT)}:{line}")
+
+
+@pytest.mark.parametrize(("code", "text"), list(blocks()))
+def test_block_runs_and_prints_what_the_page_says(code, text, tmp_path):
+    if code.startswith("# not run: "):
+        pytest.skip(code.splitlines()[0].removeprefix("# not run: "))
+    script = tmp_path / "example.py"
+    script.write_text(code, encoding="utf-8")
+    # -W error: an example must not warn, any more than the tests
+    done = subprocess.run(
+        [sys.executable, "-W", "error", script], capture_output=True, text=True, cwd=tmp_path, timeout=50
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    if text is not None:
+        assert done.stdout == text
+
+
+def test_readme_has_blocks_to_run():
+    assert len([b for b in blocks() if b.id.startswith("README.md")]) >= 4
+
+
+def test_the_two_commands_stand_above_everything_else():
+    first = (ROOT / "README.md").read_text(encoding="utf-8").partition("\n#")[0]
+    assert re.findall(r"^(scripts/\w+)", first, re.MULTILINE) == ["scripts/demo", "scripts/test"]
+    for name in ("scripts/demo", "scripts/test", ".ci/run"):
+        assert os.access(ROOT / name, os.X_OK), name
