@@ -13,10 +13,11 @@ from mproc_go.chan import ops
 from mproc_go.codec import handles, wire
 from mproc_go.errors import CLOSE_OF_CLOSED, RECV_ON_CLOSED, SEND_ON_CLOSED, ChanClosed, WouldBlock
 from mproc_go.runtime import process as rt
-from mproc_go.runtime import park, refs
+from mproc_go.runtime import refs
 from mproc_go.runtime.message import Body, discard, fetch, open_message, stow
+from mproc_go.runtime.park import park
 from mproc_go.runtime.process import M, deadline_of
-from mproc_go.sched import states
+from mproc_go.sched import states, waitq
 from mproc_go.shm.layout import (
     CH_CAP,
     CH_CLOSED,
@@ -26,6 +27,7 @@ from mproc_go.shm.layout import (
     CH_RING,
     CH_SENDQ,
     CH_TAIL,
+    G_DECIDE,
     G_SUDOG,
     H_STOP,
     HDR_HAS_HANDLES,
@@ -50,7 +52,8 @@ T = TypeVar("T")
 _SLOT_BYTES = SLOT_MSG_WORDS * WORD
 # A capacity whose buffer could not be addressed at all is a mistake of the caller's, not a lack of memory.
 _MAX_CAPACITY = 1 << 40
-_NO_HANDLES_INLINE = HDR_SPILLED | HDR_HAS_HANDLES
+# A message whose payload is not simply there to be decoded.
+_NOT_PLAIN = HDR_SPILLED | HDR_HAS_HANDLES
 
 
 class Chan(handles.Handle, Generic[T]):
@@ -175,11 +178,20 @@ class Chan(handles.Handle, Generic[T]):
         """The lock is held."""
         w, ch, lock = m.w, self._base, self._lock
         outcome, g = ops.send(w, m.mem, ch, hdr, body, m.slot)
+        if outcome == ops.DONE:
+            lock.release()
+            w[m.ph] = 0
+            if g:
+                m.ready(g)
+            if w[H_STOP]:
+                m.interrupted()
+            return
         if outcome == ops.MUST_WAIT and (timeout is None or timeout > 0):
-            me = m.begin_wait()
-            ops.wait(w, m.mem, ch + CH_SENDQ, me, hdr, body)
-            m.leave(lock)
-            decision = park.park(m, lock, ch + CH_SENDQ, states.CHAN_SEND, deadline_of(timeout))
+            ops.wait_to_send(w, m.mem, ch, m.begin_wait(), hdr, body)
+            lock.release()
+            w[m.ph] = 0
+            deadline = None if timeout is None else deadline_of(timeout)
+            decision = park(m, lock, ch + CH_SENDQ, states.CHAN_SEND, deadline)
             if decision & OUT_MASK == OUT_OK:
                 return
             discard(m, hdr, body)
@@ -187,12 +199,6 @@ class Chan(handles.Handle, Generic[T]):
                 raise ChanClosed(SEND_ON_CLOSED)
             raise TimeoutError(f"channel send: nobody took it within {timeout} s")
         m.leave(lock)
-        if outcome == ops.DONE:
-            if g:
-                m.ready(g)
-            if w[H_STOP]:
-                m.interrupted()
-            return
         discard(m, hdr, body)
         if outcome == ops.CLOSED:
             raise ChanClosed(SEND_ON_CLOSED)
@@ -243,7 +249,7 @@ class Chan(handles.Handle, Generic[T]):
         if w[ch + CH_TAIL] != head and not w[ch + CH_SENDQ] and not w[H_STOP]:
             at = self._ring + head % self._cap * SLOT_MSG_WORDS
             hdr = w[at]
-            if hdr & _NO_HANDLES_INLINE:
+            if hdr & _NOT_PLAIN:
                 body = fetch(w, m.mem, at)[1]
                 w[ch + CH_HEAD] = head + 1  # publishes
                 lock.release()
@@ -288,20 +294,29 @@ class Chan(handles.Handle, Generic[T]):
         w, ch, lock = m.w, self._base, self._lock
         outcome, hdr, body, g = ops.recv(w, m.mem, ch, m.slot)
         if outcome == ops.MUST_WAIT and (timeout is None or timeout > 0):
-            me = m.begin_wait()
-            ops.wait(w, m.mem, ch + CH_RECVQ, me)
-            m.leave(lock)
-            decision = park.park(m, lock, ch + CH_RECVQ, states.CHAN_RECEIVE, deadline_of(timeout))
-            if decision & OUT_MASK == OUT_OK:
-                return open_message(m, *fetch(w, m.mem, me + G_SUDOG + SG_MSG)), True
-            if decision:
-                return None, False
-            raise TimeoutError(f"channel receive: nothing came within {timeout} s")
-        m.leave(lock)
+            me = m.g
+            w[me + G_DECIDE] = 0
+            waitq.enqueue(w, ch + CH_RECVQ, me + G_SUDOG)
+            lock.release()
+            w[m.ph] = 0
+            deadline = None if timeout is None else deadline_of(timeout)
+            decision = park(m, lock, ch + CH_RECVQ, states.CHAN_RECEIVE, deadline)
+            if decision & OUT_MASK != OUT_OK:
+                if decision:
+                    return None, False
+                raise TimeoutError(f"channel receive: nothing came within {timeout} s")
+            hdr, body = fetch(w, m.mem, me + G_SUDOG + SG_MSG)
+            if hdr & _NOT_PLAIN:
+                return open_message(m, hdr, body), True
+            return wire.decode(hdr, body), True  # type: ignore[arg-type]
+        lock.release()
+        w[m.ph] = 0
         if g:
             m.ready(g)
         if outcome == ops.DONE:
-            return open_message(m, hdr, body), True
+            if hdr & _NOT_PLAIN:
+                return open_message(m, hdr, body), True
+            return wire.decode(hdr, body), True  # type: ignore[arg-type]
         if w[H_STOP]:
             m.interrupted()
         if outcome == ops.CLOSED:
@@ -377,7 +392,7 @@ def _destroy(m: M, ch: int) -> None:
     cap = w[ch + CH_CAP]
     for i in range(w[ch + CH_HEAD], w[ch + CH_TAIL]):
         at = w[ch + CH_RING] + i % cap * SLOT_MSG_WORDS
-        if w[at] & _NO_HANDLES_INLINE:
+        if w[at] & _NOT_PLAIN:
             discard(m, *fetch(w, m.mem, at))
     if cap:
         give_block(m, w[ch + CH_RING] - 1, cap * _SLOT_BYTES)

@@ -66,15 +66,15 @@ def send(w: Any, mem: Any, ch: int, hdr: int, body: Body, slot: int) -> tuple[in
     Returns: (DONE, goroutine to make ready or 0), (CLOSED, 0) or (MUST_WAIT, 0).
     Lock: the channel's.     Blocks: never.     Source: Go chan.go chansend.
     """
-    if w[ch + CH_CLOSED]:
-        return CLOSED, 0
     s = w[ch + CH_RECVQ]
-    if s:
+    if s:  # which a closed channel has none of
         put(w, mem, s + SG_MSG, hdr, body)
         g = w[s + SG_G]
-        w[g + G_DECIDE] = decision(slot, OUT_OK, w[s + SG_CASE])  # publishes: the receiver has it
+        w[g + G_DECIDE] = OUT_OK | w[s + SG_CASE] << 8 | slot << 32  # publishes: the receiver has it
         waitq.pop(w, ch + CH_RECVQ, s)
         return DONE, g
+    if w[ch + CH_CLOSED]:
+        return CLOSED, 0
     tail = w[ch + CH_TAIL]
     cap = w[ch + CH_CAP]
     if tail - w[ch + CH_HEAD] < cap:
@@ -122,10 +122,11 @@ def admit(w: Any, mem: Any, ch: int, slot: int) -> int:
     return g
 
 
-def wait(w: Any, mem: Any, q: int, g: int, hdr: int = 0, body: Body = b"") -> None:
-    """Enqueue the goroutine, with what it brings, in the queue whose head is word `q`. Lock: the channel's."""
+def wait_to_send(w: Any, mem: Any, ch: int, g: int, hdr: int, body: Body) -> None:
+    """Enqueue the goroutine with the message it brings. Lock: the channel's."""
     put(w, mem, g + G_SUDOG + SG_MSG, hdr, body)
-    waitq.join(w, q, g)
+    w[g + G_SUDOG + SG_SEQ] = 0
+    waitq.join(w, ch + CH_SENDQ, g)
 
 
 def close(w: Any, ch: int, slot: int) -> tuple[bool, list[int]]:

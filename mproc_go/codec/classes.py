@@ -68,6 +68,7 @@ def _make(class_id: str, make: Callable[..., type], args: tuple[Any, ...]) -> ty
 
 def _set_state(cls: type, state: tuple[int, Callable[[type, Any], object], Any]) -> None:
     version, set_state, attributes = state
-    if cls not in _snapshots and version > _versions[cls]:
+    # Never so for a class defined here: its version is made here.
+    if version > _versions[cls]:
         set_state(cls, attributes)
         _versions[cls] = version

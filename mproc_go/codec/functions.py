@@ -191,7 +191,7 @@ class _Plan:
         function: weak reference to the function it was made for.
         fixed: everything it reaches is immutable, and it assigns to nothing of it.
         names: (namespace, name, value): the globals, keyword defaults and attributes of all functions it reaches.
-        cells: (cell, value) of the functions behind the first; of the first itself in `own_cells`, by position.
+        cells: (cell, value) of the variables that these functions captured.
         functions: (function, code, defaults, keyword defaults, number of attributes), itself first.
         code_id: its number, or 0.
     """
@@ -205,7 +205,6 @@ class _Plan:
         "functions",
         "has_handles",
         "names",
-        "own_cells",
         "own_defaults",
         "own_names",
     )
@@ -224,7 +223,6 @@ class _Plan:
         # What a fresh function object of the same code is compared by.
         self.own_names = fn.__globals__
         self.own_defaults = fn.__defaults__
-        self.own_cells = tuple(_ITSELF if value is fn else value for value in _cell_values(fn))
 
     def holds(self) -> bool:
         """Tell whether all is as it was when the plan was made."""
@@ -261,7 +259,6 @@ class _Plan:
         return (
             self.code is other.code
             and self.own_names is other.own_names
-            and _same_values(self.own_cells, other.own_cells)
             and _same_values(self.own_defaults or (), other.own_defaults or ())
             and self._same_reach(other)
         )

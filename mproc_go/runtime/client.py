@@ -13,7 +13,7 @@ import time
 from mproc_go.errors import NotRunning
 from mproc_go.runtime import panics
 from mproc_go.runtime.process import M, Process
-from mproc_go.sched import states
+from mproc_go.sched import states, waitq
 from mproc_go.shm import note
 from mproc_go.shm.layout import (
     G_DECIDE,
@@ -60,6 +60,7 @@ class ClientM(M):
         w[g + G_JOINQ] = 0
         w[g + R_REFS] = 1
         w[g + G_STATUS] = states.RUNNING
+        waitq.settle_sudog(w, g)
         w[self.base + M_SPAWNED] += 1
 
     def park(self, reason: int, deadline: float | None = None) -> int:

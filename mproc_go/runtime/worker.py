@@ -54,6 +54,7 @@ from mproc_go.shm.layout import (
     M_INBOX,
     M_P,
     M_RUNNING,
+    M_SPINNING,
     M_STEALS,
     M_TICK,
     OUT_OK,
@@ -74,6 +75,8 @@ MAX_IDLE_FIBERS = 512
 # Looks at inbox and queues before a worker sleeps: about 30 us, the price of sleeping and being woken.
 # scripts/bench pingpong_remote shows what it buys.
 SPIN = 300
+# Looks at its inbox alone before that: about 10 us, a few times what the other side of a ping-pong takes to answer.
+SPIN_INBOX = 150
 # How often the global queue comes before the local one. Source: Go proc.go schedule.
 GLOBAL_EVERY = 61
 
@@ -111,14 +114,13 @@ class WorkerM(M):
         self.timer_seq = 0
         self.tick = 0
         self.inbox = self.base + M_INBOX
+        self.tick_word = self.base + M_TICK
 
     # ------------------------------------------------------------ waiting
     def park(self, reason: int, deadline: float | None = None) -> int:
         # Cost: 0.7 us + a switch = pick, 3 words
         w = self.w
         fiber = self.cur
-        if fiber is self.hub:
-            bug("the hub of a worker parks")
         g = fiber.g
         w[g + G_STATUS] = states.WAITING | reason << states.REASON_SHIFT
         timer = None
@@ -126,8 +128,12 @@ class WorkerM(M):
             self.timer_seq += 1
             timer = [deadline, self.timer_seq, fiber]
             heapq.heappush(self.timers, timer)
-        following = self._next() or self.hub
+        following = self._pick()
         if following is not fiber:
+            if following is None:
+                following = self.hub
+            elif type(following) is int:
+                following = self._fresh(following)
             self.cur = following
             following.switch()
             self.cur = fiber
@@ -154,7 +160,9 @@ class WorkerM(M):
         fiber = self.cur
         self.w[fiber.g + G_STATUS] = states.RUNNABLE
         self.runnable.append(fiber)
-        following = self._next() or self.hub
+        following = self._next()
+        if following is None:
+            following = self.hub
         if following is not fiber:
             self.cur = following
             following.switch()
@@ -172,10 +180,10 @@ class WorkerM(M):
         self.halt()
 
     # ------------------------------------------------------------ picking
-    def _next(self) -> Fiber | None:
+    def _next(self) -> Any:
         """The next fiber to run, or None. Runs: in any fiber or the hub."""
         picked = self._pick()
-        return self._fresh(picked) if type(picked) is int else picked  # type: ignore[return-value]
+        return self._fresh(picked) if type(picked) is int else picked
 
     def _fresh(self, g: int) -> Fiber:
         """A fiber that will start `g`."""
@@ -183,11 +191,11 @@ class WorkerM(M):
         fiber.g = g
         return fiber
 
-    def _pick(self) -> Fiber | int | None:
+    def _pick(self) -> Any:
         """What to run next: a started goroutine's fiber, the base of one that has not started, or None."""
         w = self.w
         self.tick = tick = self.tick + 1
-        w[self.base + M_TICK] = tick
+        w[self.tick_word] = tick
         if w[self.inbox]:
             self._drain_inbox()
         if self.timers:
@@ -272,19 +280,30 @@ class WorkerM(M):
     def find(self) -> Fiber:
         """The next fiber to run; sleeps until there is one. Twin: sched/idle.py (announce, then look)."""
         w = self.w
+        inbox = self.inbox
         while True:
             if w[self.base + M_P]:
-                fiber = self._next()
-                if fiber is None and idle.start_spinning(self):
-                    fiber = self._steal()
-                if fiber is not None:
+                fiber: Fiber | None = self._next()
+                if fiber is None:
+                    # A reply is often on its way: wait for it a moment before others are told that we search.
+                    for _ in range(SPIN_INBOX):
+                        if w[inbox] or w[S_GQ]:
+                            break
+                    else:
+                        if idle.start_spinning(self):
+                            fiber = self._steal()
+                        if fiber is None:
+                            self.process.refs.settle(self)
+                            if self._spin() or not idle.release_p(self):
+                                continue
+                            self._sleep()
+                            continue
+                    if fiber is None:
+                        continue
+                if w[self.base + M_SPINNING]:
                     idle.found_work(self)
-                    return fiber
-                self.process.refs.settle(self)
-                if self._spin() or not idle.release_p(self):
-                    continue
-            else:
-                note.announce(self)
+                return fiber
+            note.announce(self)
             self._sleep()
 
     def _steal(self) -> Fiber | None:
@@ -360,11 +379,12 @@ class WorkerM(M):
                     continue
                 if len(self.pool) >= MAX_IDLE_FIBERS:
                     if picked is not None:
-                        self.runnable.appendleft(picked)  # type: ignore[arg-type]
+                        self.runnable.appendleft(picked)
                     return None  # to the hub, which is the parent
                 self.pool.append(fiber)
-                self.cur = following = picked or self.hub
-                following.switch()  # type: ignore[union-attr]
+                # Not "picked or": a greenlet that has not started is false.
+                self.cur = following = self.hub if picked is None else picked
+                following.switch()
         except BaseException:
             # Nothing of the user's gets here: the goroutine's exceptions are caught where it runs.
             traceback.print_exc()
@@ -382,7 +402,10 @@ class WorkerM(M):
         self.fibers[g] = fiber
         status, result = states.DONE, None
         try:
-            fn, args, kwargs = args_of(self, g)
+            try:
+                fn, args, kwargs = args_of(self, g)
+            finally:
+                waitq.settle_sudog(w, g)  # only now: it lies where the arguments were
             result = fn(*args, **kwargs)
         except Goexit:
             pass

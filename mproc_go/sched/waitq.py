@@ -24,14 +24,18 @@ from mproc_go.shm.layout import G_DECIDE, G_SUDOG, SG_CASE, SG_G, SG_LINK, SG_PR
 Words = MutableSequence[int]
 
 
-def join(w: Words, q: int, g: int) -> None:
-    """Put the goroutine `g` at the end of the queue, by the sudog in its record. Lock: the object's."""
+def settle_sudog(w: Words, g: int) -> None:
+    """Prepare the sudog in the record of `g`, for all the waits on single queues it will do. Runs: as `g` starts."""
     s = g + G_SUDOG
     w[s + SG_G] = g
     w[s + SG_CASE] = 0
     w[s + SG_SEQ] = 0
     w[s + SG_SELECT] = 0
-    enqueue(w, q, s)
+
+
+def join(w: Words, q: int, g: int) -> None:
+    """Put the goroutine `g` at the end of the queue, by the sudog in its record. Lock: the object's."""
+    enqueue(w, q, g + G_SUDOG)
 
 
 def enqueue(w: Words, q: int, s: int) -> None:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import secrets
 from collections.abc import Callable
 
 import posix_ipc
@@ -72,7 +71,7 @@ def _posix_acquire(sem: posix_ipc.Semaphore) -> Callable[..., bool]:
 
 def new_prefix() -> str:
     """A name prefix nobody can guess: whoever could plant a semaphore of that name could hold our locks."""
-    return f"/mproc-go.{os.getuid()}.{os.getpid()}.{secrets.token_hex(8)}"
+    return f"/mproc-go.{os.getuid()}.{os.getpid()}.{os.urandom(8).hex()}"
 
 
 def create(name: str, value: int) -> None:

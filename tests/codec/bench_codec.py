@@ -67,6 +67,7 @@ def main() -> None:
         "lambda": lambda n: n + k,
         "handle": toy,
         "handle in a list": [toy],
+        "handle in a tuple": (toy, 1),
         "bound method": toy.__eq__,
     }
     print(f"{'':24}{'encode':>12}{'decode':>12}{'bytes':>10}")

@@ -29,9 +29,11 @@ class Table:
 
     def __init__(self, size: int = 1000) -> None:
         self.blobs: list[bytes] = []
+        self.asked = 0
         self.size = size
 
     def register(self, blob: bytes) -> int:
+        self.asked += 1
         if len(self.blobs) == self.size:
             return 0
         self.blobs.append(blob)
@@ -132,10 +134,17 @@ def test_modules_that_nobody_can_import_do_not_go_by_name(
     assert table.blobs[functions.FunctionCache(table.register).code(module.f) - 1] == b"Ronce_there:f"
     sys.path.remove(str(tmp_path))
     importlib.invalidate_caches()
+
     from mproc_go.codec import byname
 
     byname._modules.pop("once_there")
     assert cache.code(module.g) == 0
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "once_there.py").write_text("def g(n): return 'another module of that name'\n")
+    monkeypatch.syspath_prepend(other)
+    byname._modules.pop("once_there")
+    assert not byname.module_is_importable(module)
     monkeypatch.delitem(sys.modules, "once_there")
 
 
@@ -345,14 +354,13 @@ def test_a_million_lambdas_do_not_fill_the_table(cache: functions.FunctionCache,
 
 def test_functions_are_not_kept_alive(cache: functions.FunctionCache) -> None:
     """A plan dies with its function, also one that can reach itself; another's plan does not."""
-    namespace = module_of("def f(n): return n\ndef g(n): return g(n - 1)")
-    for name in ("f", "g"):
-        fn = namespace.pop(name)
+    namespace = module_of("def f(n): return n\ndef g(n): return g(n - 1)\ndef h(n): return k(n)\ndef k(n): return 1")
+    for name in ("f", "g", "h"):
+        fn = namespace[name]
         cache.code(fn)
-        cache.code(fn)
+        assert cache.code(fn) > 0
         gone = weakref.ref(fn)
-        del fn
-        namespace.clear() if name == "g" else None
+        del fn, namespace[name]
         assert gone() is None
     assert not cache._by_function
     gc.collect()
@@ -401,6 +409,7 @@ def test_a_full_table_is_no_error() -> None:
     for _ in range(3):
         assert cache.code(Tools.twice) == 0 and cache.code(f) == 0
     assert cache.code(importable) == 1
+    assert table.asked == 2, "the table was asked again, for every spawn"
 
 
 def test_a_class_that_cannot_travel_is_an_encode_error(cache: functions.FunctionCache) -> None:

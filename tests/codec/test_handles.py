@@ -104,6 +104,22 @@ def test_handles_are_counted_wherever_they_hide() -> None:
     assert back.other is other and sorted(table) == [one, two]
 
 
+def test_handles_among_the_items_of_a_tuple() -> None:
+    """Each at its place, counted before those deeper inside; a named tuple stays one."""
+    a, b = open_toy(1, 1), open_toy(2, 5)
+    value = (1, a, [b, None], None, b, "x")
+    back, table = roundtrip(value)
+    assert type(back) is tuple and back == value and back[1] is a and back[4] is b and back[2][0] is b
+    assert table == [(201, 1, 1), (201, 2, 5), (201, 2, 5)]
+    assert roundtrip((a,))[0] == (a,)
+    fn, twin = roundtrip((lambda: a, b))[0]
+    assert fn() is a and twin is b
+    with pytest.raises(EncodeError, match=r"'_thread\.lock' \(found in tuple\[1\] -> list\[0\]\)"):
+        wire.encode((a, [threading.Lock()]))
+    with pytest.raises(EncodeError, match="abstract handle"):
+        wire.encode((a, Abstract()))
+
+
 def test_one_object_counts_once_and_equal_objects_each() -> None:
     """Pickle writes an object once; a second object of the same record is a second reference."""
     toy = open_toy(1, 1)
@@ -205,6 +221,14 @@ def test_a_copy_of_a_handle_is_the_handle() -> None:
 def test_equality_truth_and_repr() -> None:
     """By kind, base and generation; true also when empty."""
     toy = open_toy(1, 1)
+
+    class Other(handles.Handle):
+        __slots__ = ()
+        KIND = 204
+
+    other = Other()
+    other._base, other._gen = 1, 1
+    assert toy != other and len({toy, other}) == 2
     assert toy != open_toy(1, 2) and toy != open_toy(2, 1) and toy != 1 and bool(toy)
     assert repr(toy) == "<Toy 1.1>" and repr(Toy()) == "<Toy ?.?>"
 
@@ -244,6 +268,12 @@ def test_register_refuses_what_can_only_be_a_mistake() -> None:
     with pytest.raises(ValueError, match="taken"):
         handles.register(201, lambda base, gen: open_toy(base, gen))
     handles.register(201, open_toy)
+
+
+def test_an_empty_table_is_a_value_error() -> None:
+    """A message without handles has no table, and its header says so."""
+    with pytest.raises(ValueError, match="0 handles"):
+        handles.handle_table(bytes(8))
 
 
 @given(st.binary(max_size=200))

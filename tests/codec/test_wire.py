@@ -261,6 +261,7 @@ def test_memoryviews_keep_format_shape_and_readonly() -> None:
     ):
         back = copied(view)
         assert type(back) is memoryview and back == view
+        assert type(copied([view, lambda: 0])[0]) is memoryview
         assert (back.format, back.shape, back.readonly) == (view.format, view.shape, view.readonly)
 
 
@@ -469,7 +470,7 @@ def test_nothing_of_a_message_is_kept() -> None:
 def test_bytes_that_are_no_message_raise_decode_error(header: int, data: bytes, kind: int) -> None:
     """Any header and any bytes; pickles are trusted, so only the framing is fuzzed."""
     for one in (header, kind << wire.TAG_SHIFT | len(data)):
-        if one >> wire.TAG_SHIFT & 0xFF == wire.T_PICKLE:
+        if one >> wire.TAG_SHIFT & 0xFF in (wire.T_PICKLE, wire.T_TUPLE):
             continue
         try:
             wire.decode(one, data)
@@ -619,7 +620,7 @@ def test_an_exception_the_receiver_lacks_becomes_a_remote_error() -> None:
 # ------------------------------------------------------------------------------------------------ another process
 
 SCRIPT = '''
-import dataclasses, enum, subprocess, sys
+import dataclasses, enum, functools, subprocess, sys, typing
 from mproc_go.codec import wire
 
 total = 0
@@ -635,6 +636,14 @@ class Job:
 
 class Kind(enum.Enum):
     A = 1
+
+Id = typing.NewType("Id", int)
+
+@functools.lru_cache
+def cached(n):
+    return n * factor
+
+factor = 3
 
 class Failed(Exception):
     def __init__(self, job, *, kind):
@@ -684,6 +693,9 @@ for round in range(3):
     assert wire.decode(*call(lambda j: type(j).done, Job(1))) == round + 5, "a changed class attribute was not sent"
     job.work()
     assert total == 101 * (round + 1), "a method lost the globals of __main__"
+assert wire.decode(*call(cached, 5)) == 15
+assert wire.decode(*call(lambda f, n: [f(n), f.cache_info().misses], cached, 6)) == [18, 1]
+assert wire.decode(*call(len, [Id])) == 1
 exc, text = wire.decode_exception(*call(fail, Job(3), Kind.A))
 assert type(exc) is Failed and type(exc.job) is Job and exc.kind is Kind.A and str(exc) == "failed 3"
 assert text == "remote"
