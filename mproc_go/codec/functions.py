@@ -87,7 +87,7 @@ class FunctionCache:
             if plan is not None and plan.function() is fn:
                 if plan.holds():
                     return plan.code_id or self._number(fn, plan)
-                del self._by_function[id(fn)]
+                self._by_function.pop(id(fn), None)  # another thread may have been faster
             return self._new_function(fn)
         return self._by_name(fn)
 
@@ -112,7 +112,7 @@ class FunctionCache:
             # The id may be another function's by now: only the dead one's plan goes.
             known = plans.get(key)
             if known is not None and known.function is dead:
-                del plans[key]
+                plans.pop(key, None)
 
         plan = _Plan(fn, forget)
         if not plan.fixed:
@@ -122,6 +122,7 @@ class FunctionCache:
         if same_code is not None and same_code.captured_same(plan):
             # The second function object of that code with those values: same number, made now if there is none yet.
             plan.code_id = same_code.code_id or self._number(fn, same_code)
+            plan.has_handles = same_code.has_handles
         _keep(plans, key, plan)
         _keep(self._by_code, id(code), plan)
         return plan.code_id
@@ -206,7 +207,7 @@ class _Plan:
         "has_handles",
         "names",
         "own_defaults",
-        "own_names",
+        "own_globals",
     )
 
     def __init__(
@@ -221,7 +222,7 @@ class _Plan:
         self.functions: list[tuple[Any, types.CodeType, Any, Any, int]] = []
         self.fixed = _Walk(self, fn).run()
         # What a fresh function object of the same code is compared by.
-        self.own_names = fn.__globals__
+        self.own_globals = fn.__globals__
         self.own_defaults = fn.__defaults__
 
     def holds(self) -> bool:
@@ -258,7 +259,7 @@ class _Plan:
         """Tell whether `other`, of a fresh function of the same code, would be pickled to the same bytes."""
         return (
             self.code is other.code
-            and self.own_names is other.own_names
+            and self.own_globals is other.own_globals
             and _same_values(self.own_defaults or (), other.own_defaults or ())
             and self._same_reach(other)
         )

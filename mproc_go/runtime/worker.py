@@ -113,6 +113,7 @@ class WorkerM(M):
         self.dead_timers = 0
         self.timer_seq = 0
         self.tick = 0
+        self.to_start = 0  # a goroutine the hub is to start at once
         self.inbox = self.base + M_INBOX
         self.tick_word = self.base + M_TICK
 
@@ -130,10 +131,7 @@ class WorkerM(M):
             heapq.heappush(self.timers, timer)
         following = self._pick()
         if following is not fiber:
-            if following is None:
-                following = self.hub
-            elif type(following) is int:
-                following = self._fresh(following)
+            following = self._fiber_for(following)
             self.cur = following
             following.switch()
             self.cur = fiber
@@ -160,10 +158,9 @@ class WorkerM(M):
         fiber = self.cur
         self.w[fiber.g + G_STATUS] = states.RUNNABLE
         self.runnable.append(fiber)
-        following = self._next()
-        if following is None:
-            following = self.hub
+        following = self._pick()
         if following is not fiber:
+            following = self._fiber_for(following)
             self.cur = following
             following.switch()
             self.cur = fiber
@@ -180,13 +177,22 @@ class WorkerM(M):
         self.halt()
 
     # ------------------------------------------------------------ picking
-    def _next(self) -> Any:
-        """The next fiber to run, or None. Runs: in any fiber or the hub."""
-        picked = self._pick()
-        return self._fresh(picked) if type(picked) is int else picked
+    def _fiber_for(self, picked: Any) -> Any:
+        """Where to switch to, to run what was picked: a fiber, or the hub. Runs: in any fiber."""
+        if type(picked) is int:
+            if self.pool:
+                fiber = self.pool.pop()
+                fiber.g = picked
+                return fiber
+            # A greenlet starts with the recursion depth, and on top of the C stack, of whoever starts it: only the
+            # hub, where both are small, starts fibers. Else the 1000th in a row would overflow.
+            self.to_start = picked
+            return self.hub
+        # Not "picked or": a greenlet that has not started is false.
+        return self.hub if picked is None else picked
 
     def _fresh(self, g: int) -> Fiber:
-        """A fiber that will start `g`."""
+        """A fiber that will start `g`. Runs: in the hub."""
         fiber = self.pool.pop() if self.pool else Fiber(self)
         fiber.g = g
         return fiber
@@ -281,9 +287,13 @@ class WorkerM(M):
         """The next fiber to run; sleeps until there is one. Twin: sched/idle.py (announce, then look)."""
         w = self.w
         inbox = self.inbox
+        if self.to_start:
+            g, self.to_start = self.to_start, 0
+            return self._fresh(g)
         while True:
             if w[self.base + M_P]:
-                fiber: Fiber | None = self._next()
+                picked = self._pick()
+                fiber: Fiber | None = self._fresh(picked) if type(picked) is int else picked
                 if fiber is None:
                     # A reply is often on its way: wait for it a moment before others are told that we search.
                     for _ in range(SPIN_INBOX):
@@ -382,8 +392,7 @@ class WorkerM(M):
                         self.runnable.appendleft(picked)
                     return None  # to the hub, which is the parent
                 self.pool.append(fiber)
-                # Not "picked or": a greenlet that has not started is false.
-                self.cur = following = self.hub if picked is None else picked
+                self.cur = following = self._fiber_for(picked)
                 following.switch()
         except BaseException:
             # Nothing of the user's gets here: the goroutine's exceptions are caught where it runs.
