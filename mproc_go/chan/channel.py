@@ -10,15 +10,16 @@ from collections.abc import Iterator
 from typing import Any, Generic, TypeVar
 
 from mproc_go.chan import ops
-from mproc_go.codec import handles, wire
+from mproc_go.codec import wire
 from mproc_go.errors import CLOSE_OF_CLOSED, RECV_ON_CLOSED, SEND_ON_CLOSED, ChanClosed, WouldBlock
 from mproc_go.runtime import process as rt
-from mproc_go.runtime import refs
+from mproc_go.runtime.handle import SharedHandle, register
 from mproc_go.runtime.message import Body, discard, fetch, open_message, stow
 from mproc_go.runtime.park import park
 from mproc_go.runtime.process import M, deadline_of
 from mproc_go.sched import states, waitq
 from mproc_go.shm.layout import (
+    BLOCK_DATA,
     CH_CAP,
     CH_CLOSED,
     CH_HEAD,
@@ -43,9 +44,8 @@ from mproc_go.shm.layout import (
     SG_MSG,
     SLOT_MSG_WORDS,
     WORD,
-    object_lock,
 )
-from mproc_go.shm.pool import give, give_block, take, take_block
+from mproc_go.shm.pool import give, give_block, take_block
 
 T = TypeVar("T")
 
@@ -56,7 +56,7 @@ _MAX_CAPACITY = 1 << 40
 _NOT_PLAIN = HDR_SPILLED | HDR_HAS_HANDLES
 
 
-class Chan(handles.Handle, Generic[T]):
+class Chan(SharedHandle, Generic[T]):
     """A channel: a typed queue between goroutines, wherever they run. Messages are copies.
 
     Args:
@@ -70,7 +70,7 @@ class Chan(handles.Handle, Generic[T]):
     Blocks: never.     Source: Go chan.go makechan.
     """
 
-    __slots__ = ("_cap", "_lock", "_ring", "_tls")
+    __slots__ = ("_cap", "_ring")
 
     KIND = KIND_CHAN
 
@@ -80,51 +80,31 @@ class Chan(handles.Handle, Generic[T]):
         if capacity < 0 or capacity > _MAX_CAPACITY:
             raise ValueError(f"makechan: size out of range: {capacity}")
         m = rt.current()
-        refs_ = m.process.refs
-        if refs_._dropped:
-            refs_.settle(m)
-        ring = 0
-        if capacity:
-            ring = take_block(m, capacity * _SLOT_BYTES) + 1
+        ring = take_block(m, capacity * _SLOT_BYTES) + BLOCK_DATA if capacity else 0
         try:
-            ch = take(m, POOL_OBJECT)
+            ch = self._make(m, POOL_OBJECT)
         except BaseException:
             if ring:
-                give_block(m, ring - 1, capacity * _SLOT_BYTES)
+                give_block(m, ring - BLOCK_DATA, capacity * _SLOT_BYTES)
             raise
         w = m.w
         w[ch + O_KIND] = KIND_CHAN
-        w[ch + CH_CAP] = capacity
-        w[ch + CH_LIMIT] = capacity
-        w[ch + CH_HEAD] = 0
-        w[ch + CH_TAIL] = 0
-        w[ch + CH_CLOSED] = 0
-        w[ch + CH_RECVQ] = 0
-        w[ch + CH_SENDQ] = 0
-        w[ch + CH_RING] = ring
-        refs_.adopt(w, ch)
-        self._bind(m, ch, w[ch + R_GEN])
+        w[ch + CH_CAP] = w[ch + CH_LIMIT] = self._cap = capacity
+        w[ch + CH_RING] = self._ring = ring
+        w[ch + CH_HEAD] = w[ch + CH_TAIL] = w[ch + CH_CLOSED] = w[ch + CH_RECVQ] = w[ch + CH_SENDQ] = 0
 
     def _bind(self, m: M, base: int, gen: int) -> None:
-        self._base = base
-        self._gen = gen
-        self._tls = m.process.tls
-        self._lock = m.locks[object_lock(base)]
+        super()._bind(m, base, gen)
         self._cap = m.w[base + CH_CAP]
         self._ring = m.w[base + CH_RING]
 
-    def __del__(self) -> None:
-        try:
-            rt.dropped(self._tls, KIND_CHAN, self._base)
-        except AttributeError:  # its making failed
-            pass
-
     def __repr__(self) -> str:
-        m = getattr(self._tls, "m", None)
-        if m is None:
+        w = self._words()
+        if w is None:
             return f"<Chan {self._base:#x} of a runtime that is over>"
-        state = "closed" if m.w[self._base + CH_CLOSED] else "open"
-        return f"<Chan {self._base:#x} {state} len={len(self)} capacity={self._cap}>"
+        n = w[self._base + CH_TAIL] - w[self._base + CH_HEAD]
+        state = "closed" if w[self._base + CH_CLOSED] else "open"
+        return f"<Chan {self._base:#x} {state} len={n} capacity={self._cap}>"
 
     # ------------------------------------------------------------ send
     def send(self, v: T, timeout: float | None = None) -> None:
@@ -366,25 +346,6 @@ class Chan(handles.Handle, Generic[T]):
         m.leave(self._lock)
         return n
 
-    def __bool__(self) -> bool:
-        return True
-
-    def _m(self) -> M:
-        """The M of the calling thread in the runtime this channel belongs to."""
-        try:
-            m: M = self._tls.m
-            return m
-        except AttributeError:
-            return rt.owner(self._tls).thread()
-
-
-def _open(base: int, gen: int) -> Chan[Any]:
-    m = rt.current()
-    m.process.refs.opened(m, base)
-    ch: Chan[Any] = Chan.__new__(Chan)
-    ch._bind(m, base, gen)
-    return ch
-
 
 def _destroy(m: M, ch: int) -> None:
     """Free a channel nobody can reach any more, and what is buffered in it."""
@@ -395,10 +356,9 @@ def _destroy(m: M, ch: int) -> None:
         if w[at] & _NOT_PLAIN:
             discard(m, *fetch(w, m.mem, at))
     if cap:
-        give_block(m, w[ch + CH_RING] - 1, cap * _SLOT_BYTES)
+        give_block(m, w[ch + CH_RING] - BLOCK_DATA, cap * _SLOT_BYTES)
     w[ch + R_GEN] += 1
     give(m, POOL_OBJECT, ch)
 
 
-handles.register(KIND_CHAN, _open)
-refs.DESTROY[KIND_CHAN] = _destroy
+register(Chan, _destroy)

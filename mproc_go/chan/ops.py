@@ -144,7 +144,7 @@ def close(w: Any, ch: int, slot: int) -> tuple[bool, list[int]]:
 
 # ---------------------------------------------------------------- repair and invariants
 def repair(w: Any, mem: Any, ch: int, slot: int) -> list[int]:
-    """Complete what a dead thread began on this channel; return goroutines to make ready. Runs alone, under its lock."""
+    """Complete what a dead thread began on this channel; return goroutines to make ready. Runs alone, locked."""
     woken = []
     s = w[ch + CH_SENDQ]
     if s and w[s + SG_SEQ] and not w[w[s + SG_G] + G_DECIDE]:

@@ -11,7 +11,7 @@ old reply, and the methods of the *defining* process end up with a copy of ``__m
 
 from __future__ import annotations
 
-import uuid
+import os
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -35,7 +35,7 @@ def reduce_class(cls: type, reduced: tuple[Any, ...]) -> tuple[Any, ...]:
     make, args, state, _, _, set_state = reduced
     class_id = _ids.get(cls)
     if class_id is None:
-        class_id = _ids[cls] = uuid.uuid4().hex
+        class_id = _ids[cls] = os.urandom(16).hex()
         _by_id[class_id] = cls
         _snapshots[cls] = _snapshot(cls)
         _versions[cls] = 1

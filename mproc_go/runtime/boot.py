@@ -178,15 +178,16 @@ class Runtime:
                 del process.tls.m
             if rt.process is process:
                 rt.process = None
+            sock = self._sock
+            assert sock is not None
             try:
-                assert self._sock is not None
-                control.send(self._sock, {"do": "stop"})
+                control.send(sock, {"do": "stop"})
             except OSError:
                 pass  # it is gone already
             if not select.select([process.supervisor_fd], [], [], CLOSE_S)[0]:
                 self._kill()
             self._reap()
-            self._sock.close()
+            sock.close()
             os.close(process.supervisor_fd)
             process.supervisor_fd = -1
             os.close(process.segment.fd)
@@ -355,5 +356,4 @@ def worker_main(segment: Segment, opened: Doors, slot: int) -> NoReturn:
     m.run()
 
 
-rt.start_default = start_default
 os.register_at_fork(after_in_child=_detach)

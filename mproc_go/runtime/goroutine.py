@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable
 from typing import Any, Generic, NoReturn, ParamSpec, TypeVar
 
-from mproc_go.codec import handles
-from mproc_go.runtime import message, park, refs, spawn
+from mproc_go.runtime import message, park, spawn
 from mproc_go.runtime import process as rt
+from mproc_go.runtime.handle import SharedHandle, register
 from mproc_go.runtime.process import M, deadline_of
 from mproc_go.runtime.worker import Goexit, WorkerM
 from mproc_go.sched import states, waitq
@@ -22,17 +22,18 @@ from mproc_go.shm.layout import (
     KIND_GOROUTINE,
     R_GEN,
     S_GOMAXPROCS,
-    object_lock,
 )
 
 R = TypeVar("R")
 A = ParamSpec("A")
 
 
-class Goroutine(handles.Handle, Generic[R]):
+class Goroutine(SharedHandle, Generic[R]):
     """What :func:`go` returns: ask for the result, from any process. Any number may wait for it."""
 
-    __slots__ = ("_goid", "_tls")
+    __slots__ = ("_goid",)
+
+    _goid: int
 
     KIND = KIND_GOROUTINE
 
@@ -87,7 +88,7 @@ class Goroutine(handles.Handle, Generic[R]):
         w, g = m.w, self._base
         if m.g == g:
             raise RuntimeError("a goroutine waits for its own result: it would wait for ever")
-        lock = m.locks[object_lock(g)]
+        lock = self._lock
         m.enter(lock)
         if w[g + G_STATUS] & states.STATUS_MASK >= states.DONE:
             m.leave(lock)
@@ -102,19 +103,13 @@ class Goroutine(handles.Handle, Generic[R]):
         if not park.park(m, lock, g + G_JOINQ, states.GOROUTINE_RESULT, deadline_of(timeout)):
             raise TimeoutError(f"goroutine {self._goid} has not ended within {timeout} s")
 
-    def _m(self) -> M:
-        try:
-            m: M = self._tls.m
-            return m
-        except AttributeError:
-            return rt.owner(self._tls).thread()
-
-    def __del__(self) -> None:
-        rt.dropped(self._tls, KIND_GOROUTINE, self._base)
+    def _bind(self, m: M, base: int, gen: int) -> None:
+        super()._bind(m, base, gen)
+        self._goid = m.w[base + G_GOID]
 
     def __repr__(self) -> str:
-        m = getattr(self._tls, "m", None)
-        state = "of a runtime that is over" if m is None else rt.reason_text(m.w[self._base + G_STATUS])
+        w = self._words()
+        state = "of a runtime that is over" if w is None else rt.reason_text(w[self._base + G_STATUS])
         return f"<Goroutine {self._goid} {state}>"
 
 
@@ -140,21 +135,7 @@ def go(fn: Callable[A, R], /, *args: A.args, **kwargs: A.kwargs) -> Goroutine[R]
         m.interrupted()
     g = spawn.spawn(m, fn, args, kwargs, True)
     handle: Goroutine[R] = Goroutine.__new__(Goroutine)
-    handle._base = g
-    handle._gen = w[g + R_GEN]
-    handle._goid = w[g + G_GOID]
-    handle._tls = m.process.tls
-    return handle
-
-
-def _open(base: int, gen: int) -> Goroutine[Any]:
-    m = rt.current()
-    m.process.refs.opened(m, base)
-    handle: Goroutine[Any] = Goroutine.__new__(Goroutine)
-    handle._base = base
-    handle._gen = gen
-    handle._goid = m.w[base + G_GOID]
-    handle._tls = m.process.tls
+    handle._bind(m, g, w[g + R_GEN])
     return handle
 
 
@@ -199,5 +180,4 @@ def sleep(seconds: float) -> None:
         rt.current().pause(time.monotonic() + seconds)
 
 
-handles.register(KIND_GOROUTINE, _open)
-refs.DESTROY[KIND_GOROUTINE] = spawn.forget
+register(Goroutine, spawn.forget)

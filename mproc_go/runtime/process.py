@@ -8,13 +8,13 @@ that every handle carries, so that a handle of a runtime that is over can't touc
 
 from __future__ import annotations
 
+import importlib
 import threading
 import time
-from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from mproc_go.errors import NotRunning
+from mproc_go.errors import NotRunning, bug
 from mproc_go.runtime.refs import Refs
 from mproc_go.sched import states
 from mproc_go.shm import note
@@ -22,7 +22,6 @@ from mproc_go.shm.layout import (
     G_DECIDE,
     G_M,
     H_SLOTS,
-    H_STOP,
     KIND_WORKER,
     L_SCHED,
     M_FINISHED,
@@ -117,7 +116,6 @@ class M(Thread):
         self._next_goid = n + 1
         return n
 
-    @abstractmethod
     def park(self, reason: int, deadline: float | None = None) -> int:
         """Wait until the goroutine that runs now is decided; return the decision, or 0 if the deadline passed first.
 
@@ -131,18 +129,19 @@ class M(Thread):
         Raises:
             GoroutinePanic, WorkerLost, NotRunning: the program is over (client threads only).
         """
+        bug("this thread can't wait")
 
-    @abstractmethod
     def pause(self, deadline: float) -> None:
         """Sleep until the deadline (``time.monotonic`` seconds)."""
+        bug("this thread can't wait")
 
-    @abstractmethod
     def yield_(self) -> None:
         """Let others run."""
+        bug("this thread can't wait")
 
-    @abstractmethod
     def interrupted(self) -> None:
         """Called where ``w[H_STOP]`` is set: raise what ended the program, or never return."""
+        bug("this thread can't wait")
 
     def ready(self, g: int) -> None:
         """Deliver the decision of `g`: have its M run it on. Blocks: for the inbox lock of that M."""
@@ -163,9 +162,6 @@ class M(Thread):
             w[ph] = 0
         note.wake(self, home)
 
-    def count_spawned(self) -> None:
-        self.w[self.base + M_SPAWNED] += 1
-
     def begin_wait(self) -> int:
         """Clear the decision word of the goroutine that is about to enqueue itself; return the goroutine."""
         g = self.g
@@ -175,8 +171,6 @@ class M(Thread):
 
 # The runtime of this process, if one is entered.
 process: Process | None = None
-# Starts the default runtime where a call needs one (set by runtime/boot.py).
-start_default: Callable[[], Process] | None = None
 
 
 def current() -> M:
@@ -187,8 +181,8 @@ def current() -> M:
     """
     p = process
     if p is None:
-        assert start_default is not None
-        p = start_default()
+        # Late, since boot needs all of this first; a program that calls go() need not have imported more than go.
+        p = importlib.import_module("mproc_go.runtime.boot").start_default()
     return p.thread()
 
 
@@ -202,15 +196,6 @@ def owner(tls: Any) -> Process:
     if p is None or p.tls is not tls:
         raise NotRunning("this belongs to a runtime that is over here; make a new one in the runtime that runs now")
     return p
-
-
-def dropped(tls: Any, kind: int, base: int) -> None:
-    """A handle object died. Safe in a finalizer."""
-    m = getattr(tls, "m", None)
-    if m is not None:
-        m.process.refs.drop(m, kind, base)
-    elif process is not None and process.tls is tls:
-        process.refs.drop(None, kind, base)
 
 
 def deadline_of(timeout: float | None) -> float | None:
@@ -233,7 +218,3 @@ def reason_text(status: int) -> str:
     if state == states.WAITING:
         return states.REASON_TEXT[status >> states.REASON_SHIFT]
     return {states.RUNNABLE: "runnable", states.RUNNING: "running"}.get(state, "dead")
-
-
-def stopping(w: memoryview) -> bool:
-    return bool(w[H_STOP])

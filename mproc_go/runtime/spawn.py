@@ -1,7 +1,7 @@
 """``go``: from a function and its arguments to a goroutine in a run queue; and back, in the worker that starts it.
 
-A function that can be imported, or that was shipped before, is a small number: the code table in shared memory holds its
-name or its pickle once. Everything else travels with the arguments.
+A function that can be imported, or that was shipped before, is a small number: the code table in shared memory holds
+its name or its pickle once. Everything else travels with the arguments.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class CodeTable:
         m.mem[start : start + len(blob)] = blob
         lock = m.locks[L_CODES]
         m.enter(lock)
-        n = w[CODES + CODES_COUNT]
+        n: int = w[CODES + CODES_COUNT]
         mine = n == self._known and n < N_CODES  # else another process was faster: it may have added this very one
         if mine:
             w[CODES + CODES_ENTRY + n] = block

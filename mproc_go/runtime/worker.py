@@ -7,16 +7,16 @@ that finishes a goroutine takes the next one itself, without any switch.
 How the next to run is picked (:meth:`WorkerM._pick`), fair among its sources:
 
 1. what other Ms made ready (the inbox) and timers that are due join the local ready list;
-2. every 8th time, and whenever nothing is ready, a goroutine that has not started: from the P's run queue, else from the
-   global one; every 61st time from the global one first, as in Go;
+2. every 8th time, and whenever nothing is ready, a goroutine that has not started: from the P's run queue, else from
+   the global one; every 61st time from the global one first, as in Go;
 3. else the ready list, first come first served.
 
 Who parks picks the next and switches straight to it. Only with nothing to do does a worker enter its hub
 (:meth:`WorkerM.find`), which steals, spins a little, gives its P up and sleeps.
 
-A goroutine that waits is resumed exactly once, by its delivery (the inbox or the local ready list), or by its timer while
-it is undecided; whoever decided it may still be about to deliver, so deciding alone never resumes. Otherwise a late
-delivery could hit a record that was reused.
+A goroutine that waits is resumed exactly once, by its delivery (the inbox or the local ready list), or by its timer
+while it is undecided; whoever decided it may still be about to deliver, so deciding alone never resumes. Otherwise a
+late delivery could hit a record that was reused.
 
 Source: Go proc.go schedule, findRunnable, goexit0.
 """
@@ -53,6 +53,7 @@ from mproc_go.shm.layout import (
     M_FINISHED,
     M_INBOX,
     M_P,
+    M_RESIDENT,
     M_RUNNING,
     M_SPINNING,
     M_STEALS,
@@ -65,6 +66,7 @@ from mproc_go.shm.layout import (
     RUNQ,
     S_GOMAXPROCS,
     S_GQ,
+    S_PIDLE,
     inbox_lock,
     object_lock,
 )
@@ -85,7 +87,7 @@ class Goexit(BaseException):
     """Raised by goexit(): unwinds the goroutine, running its finally blocks, without being an error."""
 
 
-class Fiber(greenlet):  # type: ignore[misc]
+class Fiber(greenlet):
     """A greenlet that runs goroutines, one after the other.
 
     Attributes:
@@ -223,6 +225,10 @@ class WorkerM(M):
         w = self.w
         p = w[self.base + M_P] - 1
         if p < 0:
+            return 0
+        resident = len(self.fibers)
+        if resident and w[S_PIDLE] and idle.better_placed(w, resident) and idle.any_work(w):
+            idle.pass_on(self)
             return 0
         if tick % GLOBAL_EVERY or not w[S_GQ]:
             g = runq.get(self, p)
@@ -372,14 +378,14 @@ class WorkerM(M):
         for stream in (sys.stdout, sys.stderr):
             try:
                 stream.flush()
-            except Exception:  # noqa: S112 - a closed pipe, at the very end: nobody is left to tell
+            except Exception:  # a closed pipe, at the very end: nobody is left to tell
                 continue
         os._exit(0)
 
     # ------------------------------------------------------------ running goroutines
     def run_fiber(self) -> Any:
         """Body of every fiber: run its goroutine, then the next one, until there are too many idle fibers."""
-        fiber = getcurrent()
+        fiber: Any = getcurrent()
         try:
             while True:
                 self._execute(fiber, fiber.g)
@@ -409,6 +415,11 @@ class WorkerM(M):
         w[g + G_STATUS] = states.RUNNING
         w[self.base + M_RUNNING] = g
         self.fibers[g] = fiber
+        w[self.base + M_RESIDENT] = len(self.fibers)
+        fn: Any
+        args: Any
+        kwargs: Any
+        fn = args = kwargs = None
         status, result = states.DONE, None
         try:
             try:
@@ -420,7 +431,7 @@ class WorkerM(M):
             pass
         except BaseException as exc:
             status, result = states.FAILED, exc
-        fn = args = kwargs = None  # what they hold is given up before the goroutine is seen to be over
+        del fn, args, kwargs  # what they hold is given up before the goroutine is seen to be over
         self.finish(g, status, result)
         result = None  # an exception's traceback refers to this frame: no cycle, so its handles go now
 
@@ -431,7 +442,8 @@ class WorkerM(M):
         """
         w = self.w
         held = w[g + R_REFS] > 1  # nobody can make a handle of it anew once there is none
-        hdr, body, text = 0, b"", ""
+        hdr, text = 0, ""
+        body: message.Body = b""
         exc: Any = None
         if status == states.FAILED:
             exc = result
@@ -451,6 +463,7 @@ class WorkerM(M):
                 hdr |= HDR_EXCEPTION
         result = None
         del self.fibers[g]
+        w[self.base + M_RESIDENT] = len(self.fibers)
         lock = self.locks[object_lock(g)]
         self.enter(lock)
         message.put(w, self.mem, g + G_MSG, hdr, body)

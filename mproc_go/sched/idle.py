@@ -18,7 +18,7 @@ Source: Go proc.go, "Worker thread parking/unparking"; wakep, releasep, acquirep
 
 from __future__ import annotations
 
-from collections.abc import Iterable, MutableSequence
+from collections.abc import Iterable, Iterator, MutableSequence
 from typing import TYPE_CHECKING
 
 from mproc_go.sched import runq
@@ -27,6 +27,7 @@ from mproc_go.shm.layout import (
     H_NEED_M,
     L_SCHED,
     M_P,
+    M_RESIDENT,
     M_SPINNING,
     N_HOLDER_WORDS,
     P_DEAD,
@@ -66,7 +67,7 @@ def wake_p(t: Thread) -> None:
     m = 0
     t.enter(lock)
     if w[S_PIDLE] and not w[S_NSPINNING]:
-        m = _first_idle_m(w)
+        m = _best_idle_m(w)
         if m:
             _set_idle_m(w, m, False)
             _assign(w, m, _lowest(w[S_PIDLE]))
@@ -77,6 +78,29 @@ def wake_p(t: Thread) -> None:
     t.leave(lock)
     if m:
         note.wake(t, m)
+
+
+def better_placed(w: Words, resident: int) -> bool:
+    """Whether a goroutine should rather start on an M that sleeps than on one with that many residents.
+
+    Unlike Go's, a goroutine stays where it starts. A pool of workers that is started before there is work for it parks
+    at once, one after the other, on the first M that is awake; all its work would then be done there. So an M that has
+    residents leaves the next goroutine to an idle M that has fewer. The M with the fewest never does, so it runs.
+    """
+    if not w[S_PIDLE]:
+        return False
+    return any(w[slot_base(m) + M_RESIDENT] < resident for m in _idle_ms(w))
+
+
+def pass_on(t: Thread) -> None:
+    """Leave the work there is to a better placed M: stop searching ourselves, so that it is woken, and wake it."""
+    w = t.w
+    if w[t.base + M_SPINNING]:
+        lock = t.locks[L_SCHED]
+        t.enter(lock)
+        _stop_spinning(w, t.base)
+        t.leave(lock)
+    wake_p(t)
 
 
 def acquire_p(t: Thread) -> bool:
@@ -192,12 +216,17 @@ def _lowest(mask: int) -> int:
     return (mask & -mask).bit_length() - 1
 
 
-def _first_idle_m(w: Words) -> int:
+def _idle_ms(w: Words) -> Iterator[int]:
     for word in range(N_HOLDER_WORDS):
         mask = w[S_MIDLE + word]
-        if mask:
-            return word * 64 + _lowest(mask)
-    return 0
+        while mask:
+            yield word * 64 + _lowest(mask)
+            mask &= mask - 1
+
+
+def _best_idle_m(w: Words) -> int:
+    """The idle M with the fewest goroutines bound to it, 0 if none is idle."""
+    return min(_idle_ms(w), key=lambda m: w[slot_base(m) + M_RESIDENT], default=0)
 
 
 def _set_idle_m(w: Words, m: int, idle: bool) -> None:

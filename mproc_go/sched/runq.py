@@ -15,6 +15,7 @@ Python lacks.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import MutableSequence
 from typing import TYPE_CHECKING
 
@@ -53,7 +54,7 @@ def put(t: Thread, p: int, g: int) -> bool:
     if w[lock.gen_word] != lock.gen:
         lock.retreat(w, ph)
     tail = w[base + P_TAIL]
-    fits = tail - w[base + P_HEAD] < RUNQ
+    fits: bool = tail - w[base + P_HEAD] < RUNQ
     if fits:
         w[base + P_RUNQ + tail % RUNQ] = g
         w[base + P_TAIL] = tail + 1  # publishes
@@ -135,7 +136,7 @@ def put_global(t: Thread, gs: list[int]) -> None:
     """Append `gs` to the global list, in order. Blocks: for the scheduler's lock."""
     w = t.w
     first, last = gs[0], gs[-1]
-    for g, following in zip(gs, gs[1:], strict=False):
+    for g, following in itertools.pairwise(gs):
         w[g + R_LINK] = following
     w[last + R_LINK] = 0
     lock = t.locks[L_SCHED]

@@ -94,7 +94,7 @@ N_HOLDER_WORDS: Final = MAX_SLOTS // 64
 
 M_KIND: Final = 0  # 0 free, else below; guard: L_SCHED
 M_OS_PID: Final = 1
-M_STATE: Final = 2  # below; writer: the owner; a waker may store M_AWAKE. Read without a lock after a fence (shm/note.py)
+M_STATE: Final = 2  # below; writer: the owner; a waker may store M_AWAKE. Read after a fence, no lock (shm/note.py)
 M_P: Final = 3  # P held, plus 1; writer: whoever assigns it under L_SCHED
 M_INBOX: Final = 4  # goroutines made ready for this M, last first, linked by R_LINK; guard: its inbox lock
 M_TICK: Final = 5  # scheduling steps; writer: owner; read by the supervisor
@@ -105,6 +105,7 @@ M_SPINNING: Final = 9  # 1 while counted in S_NSPINNING; guard: L_SCHED
 M_HOST: Final = 10  # slot whose bit in holder masks stands for the process; constant while the slot is used
 M_STEALS: Final = 11  # writer: owner
 M_HANDOFFS: Final = 12
+M_RESIDENT: Final = 13  # goroutines that started here and have not ended; writer: owner; read by idle.py (stale is fine)
 M_REG_PHASE: Final = 14  # phase word used while a thread has no slot of its own yet; guard: a process-local lock
 M_PHASE: Final = 16  # phase words, one a nesting level; writer: owner (after its death: the supervisor)
 M_PHASE_LEVELS: Final = SLOT_WORDS - M_PHASE

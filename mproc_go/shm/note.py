@@ -4,8 +4,8 @@
     waker:   make the change; fence (giving a lock back is one); if w[M_STATE] == M_SLEEPING: post
 
 Twin: the two fences make sure that the sleeper sees the change or the waker sees the sleeper (a store must not pass a
-later load, and x86 lets it, without one). A semaphore operation is the only fence Python has, so the sleeper's is a post
-and a wait on its own note. Wake-ups without cause are allowed: whoever wakes looks at the words again.
+later load, and x86 lets it, without one). A semaphore operation is the only fence Python has, so the sleeper's is a
+post and a wait on its own note. Wake-ups without cause are allowed: whoever wakes looks at the words again.
 """
 
 from __future__ import annotations
@@ -28,8 +28,7 @@ def announce(t: Thread) -> None:
 
 def sleep(t: Thread, timeout: float | None) -> bool:
     """Sleep until woken or `timeout` seconds passed; return whether woken. Blocks."""
-    woken: bool = t.note.acquire(True, timeout)
-    return woken
+    return t.note.acquire(True, timeout)
 
 
 def awake(t: Thread) -> None:

@@ -209,7 +209,7 @@ def _take_large(t: Thread, pool: int, n_bytes: int) -> int:
     lock = t.locks[pool_lock(pool)]
     p = POOLS + pool * POOL_WORDS
     t.enter(lock)
-    base = w[p + POOL_FREE]
+    base: int = w[p + POOL_FREE]
     if base:
         w[base] = t.live
         w[p + POOL_FREE] = w[base + R_LINK]  # publishes

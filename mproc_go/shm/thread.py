@@ -47,7 +47,7 @@ class Thread:
         self.slot = slot
         self.base = slot_base(slot)
         self.ph = self.base + phase_offset
-        self.note = notes[slot] if notes else None
+        self.note = notes[slot]
         self.live = live_head(slot)
         self.cached = cached_head(slot)
         self.caches: list[list[int]] = [[] for _ in range(N_POOLS)]

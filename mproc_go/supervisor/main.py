@@ -97,7 +97,8 @@ class Supervisor:
 
     def __init__(self, segment: Segment, opened: Doors, options: dict[str, Any], worker_main: WorkerMain) -> None:
         self.segment = segment
-        self.w = w = segment.w
+        w: Any = segment.w
+        self.w = w
         self.doors = opened
         self.max_ms: int = options["max_ms"]
         self.worker_main = worker_main

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from mproc_go.codec import handles
 from mproc_go.errors import NEGATIVE_WAITGROUP
-from mproc_go.runtime import park, refs, spawn
+from mproc_go.runtime import park, spawn
 from mproc_go.runtime import process as rt
+from mproc_go.runtime.handle import SharedHandle, register
 from mproc_go.runtime.process import M, deadline_of
 from mproc_go.sched import states, waitq
 from mproc_go.shm.layout import (
@@ -26,12 +26,11 @@ from mproc_go.shm.layout import (
     R_GEN,
     WG_COUNT,
     WG_WAITQ,
-    object_lock,
 )
-from mproc_go.shm.pool import give, take
+from mproc_go.shm.pool import give
 
 
-class WaitGroup(handles.Handle):
+class WaitGroup(SharedHandle):
     """A counter of goroutines that are still to end.
 
     Raises:
@@ -40,26 +39,16 @@ class WaitGroup(handles.Handle):
     Source: Go sync.WaitGroup.
     """
 
-    __slots__ = ("_lock", "_tls")
+    __slots__ = ()
 
     KIND = KIND_WAITGROUP
 
     def __init__(self) -> None:
         m = rt.current()
-        m.process.refs.settle(m)
-        base = take(m, POOL_OBJECT)
+        base = self._make(m, POOL_OBJECT)
         w = m.w
         w[base + O_KIND] = KIND_WAITGROUP
-        w[base + WG_COUNT] = 0
-        w[base + WG_WAITQ] = 0
-        m.process.refs.adopt(w, base)
-        self._bind(m, base, w[base + R_GEN])
-
-    def _bind(self, m: M, base: int, gen: int) -> None:
-        self._base = base
-        self._gen = gen
-        self._tls = m.process.tls
-        self._lock = m.locks[object_lock(base)]
+        w[base + WG_COUNT] = w[base + WG_WAITQ] = 0
 
     def add(self, n: int = 1) -> None:
         """Add `n`, which may be negative, to the counter; at 0 whoever waits is woken. Blocks: never.
@@ -142,23 +131,9 @@ class WaitGroup(handles.Handle):
             raise
         self.done()
 
-    def _m(self) -> M:
-        try:
-            m: M = self._tls.m
-            return m
-        except AttributeError:
-            return rt.owner(self._tls).thread()
-
-    def __del__(self) -> None:
-        try:
-            rt.dropped(self._tls, KIND_WAITGROUP, self._base)
-        except AttributeError:  # its making failed
-            pass
-
     def __repr__(self) -> str:
-        m = getattr(self._tls, "m", None)
-        state = "of a runtime that is over" if m is None else str(m.w[self._base + WG_COUNT])
-        return f"<WaitGroup {self._base:#x} {state}>"
+        w = self._words()
+        return f"<WaitGroup {self._base:#x} {'of a runtime that is over' if w is None else w[self._base + WG_COUNT]}>"
 
 
 def set_count(w: Any, base: int, count: int, slot: int) -> list[int]:
@@ -179,18 +154,9 @@ def check(w: Any, base: int) -> None:
     assert w[base + WG_COUNT] or not w[base + WG_WAITQ], "WG1: somebody waits at 0"
 
 
-def _open(base: int, gen: int) -> WaitGroup:
-    m = rt.current()
-    m.process.refs.opened(m, base)
-    wg: WaitGroup = WaitGroup.__new__(WaitGroup)
-    wg._bind(m, base, gen)
-    return wg
-
-
 def _destroy(m: M, base: int) -> None:
     m.w[base + R_GEN] += 1
     give(m, POOL_OBJECT, base)
 
 
-handles.register(KIND_WAITGROUP, _open)
-refs.DESTROY[KIND_WAITGROUP] = _destroy
+register(WaitGroup, _destroy)

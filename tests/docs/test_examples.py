@@ -50,3 +50,17 @@ def test_the_two_commands_stand_above_everything_else():
     assert re.findall(r"^(scripts/\w+)", first, re.MULTILINE) == ["scripts/demo", "scripts/test"]
     for name in ("scripts/demo", "scripts/test", ".ci/run"):
         assert os.access(ROOT / name, os.X_OK), name
+
+
+def test_analyse_runs_as_a_script(tmp_path):
+    """As a reader starts it: its functions are those of ``__main__``, and travel by value."""
+    for n in range(20):
+        (tmp_path / f"m{n}.py").write_text("import os\n\ndef f(x):\n    return 1 if x else 2\n", encoding="utf-8")
+    (tmp_path / "bad.py").write_text("(", encoding="utf-8")
+    script = ROOT / "docs/examples/analyse.py"
+    done = subprocess.run([sys.executable, script, tmp_path], capture_output=True, text=True, timeout=50)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = [line.strip() for line in done.stdout.splitlines()]
+    assert lines[:4] == ["60 code lines", "20 blank lines", "20 functions, complexity 40", "0 classes"]
+    assert lines.count("20 files import os") == 1
+    assert lines[-1].startswith(f"failed {tmp_path}/bad.py: SyntaxError: ")

@@ -1,0 +1,85 @@
+"""What the handles of goroutines, channels, wait groups ... have in common: their runtime, their record, their end."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any, Self
+
+from mproc_go.codec import handles
+from mproc_go.runtime import process as rt
+from mproc_go.runtime import refs
+from mproc_go.runtime.process import M
+from mproc_go.shm.layout import R_GEN, object_lock
+from mproc_go.shm.lock import Lock
+from mproc_go.shm.pool import take
+
+
+class SharedHandle(handles.Handle):
+    """A handle of a record in the shared memory of the runtime it was made in."""
+
+    __slots__ = ("_lock", "_tls")
+
+    _tls: threading.local  # has the M of each thread of that runtime as ``m``
+    _lock: Lock  # guards the record
+
+    def _bind(self, m: M, base: int, gen: int) -> None:
+        self._base = base
+        self._gen = gen
+        self._tls = m.process.tls
+        self._lock = m.locks[object_lock(base)]
+
+    def _make(self, m: M, pool: int) -> int:
+        """Take a record and be its first handle; return its base. The caller fills it."""
+        # Handles that died in critical sections are worked off first, so that a program that only makes and drops
+        # channels stays flat.
+        m.process.refs.settle(m)
+        base = take(m, pool)
+        m.process.refs.adopt(m.w, base)
+        SharedHandle._bind(self, m, base, m.w[base + R_GEN])
+        return base
+
+    @classmethod
+    def _open(cls, base: int, gen: int) -> Self:
+        """The handle of a record that a message named."""
+        m = rt.current()
+        m.process.refs.opened(m, base)
+        handle = cls.__new__(cls)
+        handle._bind(m, base, gen)
+        return handle
+
+    def _m(self) -> M:
+        """The M of the calling thread in the runtime this belongs to.
+
+        Raises:
+            NotRunning: that runtime is over.
+        """
+        try:
+            m: M = self._tls.m
+            return m
+        except AttributeError:
+            return rt.owner(self._tls).thread()
+
+    def _words(self) -> Any:
+        """The shared words for a look from __repr__, None where the runtime is over."""
+        m = getattr(self._tls, "m", None)
+        return None if m is None else m.w
+
+    def __del__(self) -> None:
+        try:
+            tls = self._tls
+        except AttributeError:  # its making failed
+            return
+        m = getattr(tls, "m", None)
+        if m is not None:
+            m.process.refs.drop(m, self.KIND, self._base)
+        else:
+            process = rt.process
+            if process is not None and process.tls is tls:
+                process.refs.drop(None, self.KIND, self._base)
+
+
+def register(cls: type[SharedHandle], destroy: Callable[[M, int], None]) -> None:
+    """Have messages carry handles of that class; `destroy` frees the record once the last one is gone."""
+    handles.register(cls.KIND, cls._open)
+    refs.DESTROY[cls.KIND] = destroy
