@@ -33,6 +33,8 @@ _HOMES = {
         "WorkerLost",
         "WouldBlock",
     ),
+    "mproc_go.runtime.blocking": ("blocking",),
+    "mproc_go.runtime.netpoll": ("wait_readable", "wait_writable"),
     "mproc_go.runtime.boot": ("Runtime", "run"),
     "mproc_go.runtime.goroutine": (
         "Goroutine",
@@ -47,6 +49,12 @@ _HOMES = {
     "mproc_go.sched.cpus": ("num_cpu",),
     "mproc_go.chan.channel": ("Chan",),
     "mproc_go.sync.waitgroup": ("WaitGroup",),
+    "mproc_go.sync.atomic": ("AtomicInt",),
+    "mproc_go.sync.cond": ("Cond",),
+    "mproc_go.sync.mutex": ("Mutex",),
+    "mproc_go.sync.once": ("Once",),
+    "mproc_go.sync.rwmutex": ("RWMutex",),
+    "mproc_go.sync.semaphore": ("Semaphore",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -78,6 +86,7 @@ if TYPE_CHECKING:
     from mproc_go.errors import SharedMemoryFull as SharedMemoryFull
     from mproc_go.errors import WorkerLost as WorkerLost
     from mproc_go.errors import WouldBlock as WouldBlock
+    from mproc_go.runtime.blocking import blocking as blocking
     from mproc_go.runtime.boot import Runtime as Runtime
     from mproc_go.runtime.boot import run as run
     from mproc_go.runtime.goroutine import Goroutine as Goroutine
@@ -88,5 +97,13 @@ if TYPE_CHECKING:
     from mproc_go.runtime.goroutine import gosched as gosched
     from mproc_go.runtime.goroutine import num_goroutine as num_goroutine
     from mproc_go.runtime.goroutine import sleep as sleep
+    from mproc_go.runtime.netpoll import wait_readable as wait_readable
+    from mproc_go.runtime.netpoll import wait_writable as wait_writable
     from mproc_go.sched.cpus import num_cpu as num_cpu
     from mproc_go.sync.waitgroup import WaitGroup as WaitGroup
+    from mproc_go.sync.atomic import AtomicInt as AtomicInt
+    from mproc_go.sync.cond import Cond as Cond
+    from mproc_go.sync.mutex import Mutex as Mutex
+    from mproc_go.sync.once import Once as Once
+    from mproc_go.sync.rwmutex import RWMutex as RWMutex
+    from mproc_go.sync.semaphore import Semaphore as Semaphore

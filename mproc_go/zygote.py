@@ -10,6 +10,12 @@ from typing import Any, NoReturn
 
 import mproc_go.chan.channel
 import mproc_go.runtime.goroutine
+import mproc_go.sync.atomic
+import mproc_go.sync.cond
+import mproc_go.sync.mutex
+import mproc_go.sync.once
+import mproc_go.sync.rwmutex
+import mproc_go.sync.semaphore
 import mproc_go.sync.waitgroup  # noqa: F401 - registers the kinds of handles a worker may be sent
 from mproc_go.runtime.boot import worker_main
 from mproc_go.supervisor.main import serve

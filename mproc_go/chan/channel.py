@@ -17,7 +17,7 @@ from mproc_go.runtime.handle import SharedHandle, register
 from mproc_go.runtime.message import Body, discard, fetch, open_message, stow
 from mproc_go.runtime.park import park
 from mproc_go.runtime.process import M, deadline_of
-from mproc_go.sched import states, waitq
+from mproc_go.sched import repairs, states, waitq
 from mproc_go.shm.layout import (
     BLOCK_DATA,
     CH_CAP,
@@ -362,3 +362,4 @@ def _destroy(m: M, ch: int) -> None:
 
 
 register(Chan, _destroy)
+repairs.register(KIND_CHAN, (CH_RECVQ, CH_SENDQ), ops.repair)

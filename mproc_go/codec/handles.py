@@ -12,11 +12,12 @@ pickler itself meets every handle (``reducer_override`` in wire.py) and keeps th
 
 from __future__ import annotations
 
+import importlib
 import struct
 from collections.abc import Callable, Sequence
 from typing import ClassVar, NoReturn, Self
 
-__all__ = ["HANDLE_TYPES", "OPENERS", "Handle", "handle_table", "open_handle", "pack_table", "register", "split_table"]
+__all__ = ["HANDLE_TYPES", "HOMES", "OPENERS", "Handle", "handle_table", "open_handle", "pack_table", "register", "split_table"]
 
 #: (kind, base, generation) of one handle.
 Triple = tuple[int, int, int]
@@ -85,6 +86,9 @@ class Handle:
         return f"<{type(self).__name__} {getattr(self, '_base', '?')}.{getattr(self, '_gen', '?')}>"
 
 
+#: The module that registers a kind, for a process that meets a handle of it before it has imported that.
+HOMES: dict[int, str] = {}
+
 #: How a handle of each kind is opened in this process: (base, generation) -> handle.
 OPENERS: dict[int, Callable[[int, int], Handle]] = {}
 
@@ -108,6 +112,9 @@ def open_handle(kind: int, base: int, gen: int) -> Handle:
         LookupError: nothing here knows that kind.
     """
     opener = OPENERS.get(kind)
+    if opener is None and kind in HOMES:
+        importlib.import_module(HOMES[kind])
+        opener = OPENERS.get(kind)
     if opener is None:
         raise LookupError(f"no handle of kind {kind} is known in this process")
     return opener(base, gen)

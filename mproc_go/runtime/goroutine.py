@@ -6,20 +6,24 @@ import time
 from collections.abc import Callable
 from typing import Any, Generic, NoReturn, ParamSpec, TypeVar
 
+from mproc_go.errors import WorkerLost
 from mproc_go.runtime import message, park, spawn
 from mproc_go.runtime import process as rt
 from mproc_go.runtime.handle import SharedHandle, register
 from mproc_go.runtime.process import M, deadline_of
 from mproc_go.runtime.worker import Goexit, WorkerM
-from mproc_go.sched import states, waitq
+from mproc_go.sched import idle, runq, states, waitq
 from mproc_go.shm.layout import (
     G_GOID,
     G_JOINQ,
     G_MSG,
     G_STATUS,
+    H_MAX_MS,
     H_STOP,
     HDR_EXCEPTION,
+    HDR_LOST,
     KIND_GOROUTINE,
+    MAX_PS,
     R_GEN,
     S_GOMAXPROCS,
 )
@@ -57,6 +61,7 @@ class Goroutine(SharedHandle, Generic[R]):
 
         Raises:
             Exception: what left its function; the worker's traceback is attached as a note.
+            WorkerLost: the worker it ran on died.
             TimeoutError: it has not ended in time.
         """
         value, exc = self._outcome(timeout)
@@ -78,6 +83,8 @@ class Goroutine(SharedHandle, Generic[R]):
             self._wait(m, timeout)
         # The record is ours to read as long as we hold the handle; each reader makes its own copy.
         hdr, body = message.fetch(w, m.mem, g + G_MSG)
+        if hdr & HDR_LOST:
+            return None, WorkerLost(message.peek(m, hdr, body).decode())
         if hdr & HDR_EXCEPTION:
             exc, text = message.copy_exception(m, hdr, body)
             exc.add_note(f"\nIn goroutine {self._goid}:\n{text.rstrip()}")
@@ -166,9 +173,28 @@ def num_goroutine() -> int:
     return rt.goroutines(rt.current().w)
 
 
-def gomaxprocs() -> int:
-    """How many Ps the runtime has: goroutines that can run at the same time."""
-    return int(rt.current().w[S_GOMAXPROCS])
+def gomaxprocs(n: int | None = None) -> int:
+    """Set how many goroutines run at the same time, and return how many it was; None only asks.
+
+    Raises:
+        TypeError: `n` is not an integer.
+        ValueError: it is less than 1, or more than the runtime can have.
+
+    Source: Go runtime.GOMAXPROCS.
+    """
+    m = rt.current()
+    if n is None:
+        return int(m.w[S_GOMAXPROCS])
+    if not isinstance(n, int) or isinstance(n, bool):
+        raise TypeError(f"gomaxprocs: an integer, not {type(n).__name__}")
+    most = min(MAX_PS, m.w[H_MAX_MS])
+    if not 1 <= n <= most:
+        raise ValueError(f"gomaxprocs: at least 1 and at most {most} (max_ms), not {n}")
+    old, orphans = idle.resize(m, n)
+    if orphans:
+        runq.put_global(m, orphans)
+    idle.wake_p(m)
+    return old
 
 
 def sleep(seconds: float) -> None:

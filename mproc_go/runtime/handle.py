@@ -10,9 +10,42 @@ from mproc_go.codec import handles
 from mproc_go.runtime import process as rt
 from mproc_go.runtime import refs
 from mproc_go.runtime.process import M
-from mproc_go.shm.layout import R_GEN, object_lock
+from mproc_go.shm.layout import (
+    KIND_ATOMIC,
+    KIND_CHAN,
+    KIND_COND,
+    KIND_CONTEXT,
+    KIND_GOROUTINE,
+    KIND_MUTEX,
+    KIND_ONCE,
+    KIND_RWMUTEX,
+    KIND_SEMAPHORE,
+    KIND_TICKER,
+    KIND_TIMER,
+    KIND_WAITGROUP,
+    R_GEN,
+    object_lock,
+)
 from mproc_go.shm.lock import Lock
 from mproc_go.shm.pool import take
+
+
+handles.HOMES.update(
+    {
+        KIND_ATOMIC: "mproc_go.sync.atomic",
+        KIND_CHAN: "mproc_go.chan.channel",
+        KIND_COND: "mproc_go.sync.cond",
+        KIND_CONTEXT: "mproc_go.lib.context",
+        KIND_GOROUTINE: "mproc_go.runtime.goroutine",
+        KIND_MUTEX: "mproc_go.sync.mutex",
+        KIND_ONCE: "mproc_go.sync.once",
+        KIND_RWMUTEX: "mproc_go.sync.rwmutex",
+        KIND_SEMAPHORE: "mproc_go.sync.semaphore",
+        KIND_TICKER: "mproc_go.lib.clock",
+        KIND_TIMER: "mproc_go.lib.clock",
+        KIND_WAITGROUP: "mproc_go.sync.waitgroup",
+    }
+)
 
 
 class SharedHandle(handles.Handle):

@@ -18,6 +18,7 @@ from mproc_go.shm.layout import (
     H_STOP,
     HDR_EXCEPTION,
     L_SCHED,
+    M_ATTENTION,
     M_KIND,
     ON_PANIC_LOG,
     S_FATAL,
@@ -75,10 +76,18 @@ def panic(m: M, g: int, exc: BaseException, text: str) -> None:
     wake_everybody(m)
 
 
+def _text(m: M, block: int) -> str:
+    """What the supervisor wrote into the block about the end of the program."""
+    length = m.w[block + BLOCK_DATA]
+    start = (block + BLOCK_DATA + 1) * WORD
+    return bytes(m.mem[start : start + length]).decode()
+
+
 def wake_everybody(m: M) -> None:
     """Have every sleeping thread look at H_STOP."""
     for slot in range(1, m.w[H_SLOTS]):
         if m.w[slot_base(slot) + M_KIND]:
+            m.w[slot_base(slot) + M_ATTENTION] = 1
             note.wake(m, slot)
 
 
@@ -87,7 +96,7 @@ def fatal(m: M) -> Exception | None:
     w = m.w
     stop = w[H_STOP]
     if stop == STOP_LOST:
-        return WorkerLost("a worker process of this runtime died; its goroutines are gone")
+        return WorkerLost(_text(m, w[S_FATAL]))
     if stop != STOP_PANIC:
         return None
     if not w[S_FATAL]:

@@ -17,21 +17,15 @@ from typing import Any
 from mproc_go.errors import NotRunning, bug
 from mproc_go.runtime.refs import Refs
 from mproc_go.sched import states
-from mproc_go.shm import note
+from mproc_go.sched.deliver import deliver
 from mproc_go.shm.layout import (
     G_DECIDE,
-    G_M,
     H_SLOTS,
-    KIND_WORKER,
     L_SCHED,
     M_FINISHED,
-    M_INBOX,
-    M_KIND,
     M_SPAWNED,
-    R_LINK,
     S_GOID,
     S_GOID_BATCH,
-    inbox_lock,
     slot_base,
 )
 from mproc_go.shm.lock import Lock
@@ -145,22 +139,7 @@ class M(Thread):
 
     def ready(self, g: int) -> None:
         """Deliver the decision of `g`: have its M run it on. Blocks: for the inbox lock of that M."""
-        w = self.w
-        home = w[g + G_M]
-        base = slot_base(home)
-        if w[base + M_KIND] == KIND_WORKER:
-            lock = self.locks[inbox_lock(home)]
-            ph = self.ph
-            w[ph] = lock.phase
-            if not lock.acquire(False):
-                lock.contended()
-            if w[lock.gen_word] != lock.gen:
-                lock.retreat(w, ph)
-            w[g + R_LINK] = w[base + M_INBOX]
-            w[base + M_INBOX] = g  # publishes
-            lock.release()
-            w[ph] = 0
-        note.wake(self, home)
+        deliver(self, g)
 
     def begin_wait(self) -> int:
         """Clear the decision word of the goroutine that is about to enqueue itself; return the goroutine."""

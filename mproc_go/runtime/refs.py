@@ -13,18 +13,28 @@ Crash: the bits of a dead process are cleared by the reaper, which also recounts
 
 from __future__ import annotations
 
+import importlib
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from mproc_go.shm.layout import R_HOLDERS, R_REFS, object_lock
+from mproc_go.codec.handles import HOMES
+from mproc_go.shm.layout import KIND_GOROUTINE, L_SCHED, O_KIND, R_HOLDERS, R_LINK, R_REFS, S_ORPHANS, object_lock
 
 if TYPE_CHECKING:
     from mproc_go.runtime.process import M
 
+class _Destroyers(dict[int, "Callable[[M, int], None]"]):
+    """By kind; a message discarded here may hold handles of a kind whose module was never imported here."""
+
+    def __missing__(self, kind: int) -> Callable[[M, int], None]:
+        importlib.import_module(HOMES[kind])
+        return self[kind]
+
+
 # What the last handle of a kind frees: kind -> function(m, base). Runs under no lock.
-DESTROY: dict[int, Callable[[M, int], None]] = {}
+DESTROY = _Destroyers()
 
 
 class Refs:
@@ -138,6 +148,20 @@ class Refs:
             m.leave(lock)
             if not refs:
                 self._destroy(m, kind, base)
+
+    def adopt_orphans(self, m: M) -> None:
+        """Free the records that only a dead process referred to. Twin: supervisor/reaper.py."""
+        w = m.w
+        lock = m.locks[L_SCHED]
+        m.enter(lock)
+        tagged = w[S_ORPHANS]
+        w[S_ORPHANS] = 0  # publishes: they are ours
+        m.leave(lock)
+        while tagged:
+            base = tagged & ~1
+            following = w[base + R_LINK]
+            self._destroy(m, KIND_GOROUTINE if tagged & 1 else w[base + O_KIND], base)
+            tagged = following
 
     def _destroy(self, m: M, kind: int, base: int) -> None:
         # A channel may hold the last handle of another, and so on, thousands deep: a loop, not a recursion.

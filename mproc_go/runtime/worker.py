@@ -50,14 +50,19 @@ from mproc_go.shm.layout import (
     G_STATUS,
     H_STOP,
     HDR_EXCEPTION,
+    M_ATTENTION,
+    M_DEADLINE,
+    M_EXTERNAL,
     M_FINISHED,
     M_INBOX,
     M_P,
     M_RESIDENT,
+    M_RETIRE,
     M_RUNNING,
     M_SPINNING,
     M_STEALS,
     M_TICK,
+    M_YIELD,
     OUT_OK,
     POOL_G,
     R_GEN,
@@ -66,11 +71,12 @@ from mproc_go.shm.layout import (
     RUNQ,
     S_GOMAXPROCS,
     S_GQ,
+    S_ORPHANS,
     S_PIDLE,
     inbox_lock,
     object_lock,
 )
-from mproc_go.shm.pool import give
+from mproc_go.shm.pool import flush_all, give
 
 # Idle greenlets kept for the next goroutines. More than are ever runnable at once is waste (6 KB each).
 MAX_IDLE_FIBERS = 512
@@ -79,6 +85,8 @@ MAX_IDLE_FIBERS = 512
 SPIN = 300
 # Looks at its inbox alone before that: about 10 us, a few times what the other side of a ping-pong takes to answer.
 SPIN_INBOX = 150
+# A worker that queued for a P queues again after this, in seconds.
+MAX_P_WAIT_S = 0.05
 # How often the global queue comes before the local one. Source: Go proc.go schedule.
 GLOBAL_EVERY = 61
 
@@ -118,6 +126,10 @@ class WorkerM(M):
         self.to_start = 0  # a goroutine the hub is to start at once
         self.inbox = self.base + M_INBOX
         self.tick_word = self.base + M_TICK
+        self.attention = self.base + M_ATTENTION
+        self.running = self.base + M_RUNNING
+        # Goroutines that helper threads of this process woke (blocking calls, descriptors).
+        self.returned: deque[int] = deque()
 
     # ------------------------------------------------------------ waiting
     def park(self, reason: int, deadline: float | None = None) -> int:
@@ -137,7 +149,7 @@ class WorkerM(M):
             self.cur = following
             following.switch()
             self.cur = fiber
-        self.g = g
+        self.g = w[self.running] = g
         w[g + G_STATUS] = states.RUNNING
         if fiber.timed_out:
             fiber.timed_out = False
@@ -166,7 +178,7 @@ class WorkerM(M):
             self.cur = following
             following.switch()
             self.cur = fiber
-        self.g = fiber.g
+        self.g = self.w[self.running] = fiber.g
         self.w[fiber.g + G_STATUS] = states.RUNNING
 
     def ready(self, g: int) -> None:
@@ -204,12 +216,10 @@ class WorkerM(M):
         w = self.w
         self.tick = tick = self.tick + 1
         w[self.tick_word] = tick
-        if w[self.inbox]:
-            self._drain_inbox()
+        if w[self.attention] and self._attend():
+            return None
         if self.timers:
             self._fire_timers()
-        if w[H_STOP]:
-            self.halt()
         runnable = self.runnable
         if runnable and tick & 7:
             return runnable.popleft()
@@ -249,19 +259,57 @@ class WorkerM(M):
         if rest:
             runq.put_global(self, rest)
 
-    def _drain_inbox(self) -> None:
+    def _attend(self) -> bool:
+        """Answer the doorbell: look at everything others may want of us; True if there is no P to run anything with."""
         w = self.w
+        w[self.attention] = 0
         lock = self.locks[inbox_lock(self.slot)]
-        self.enter(lock)
+        self.enter(lock)  # also the fence between clearing the bell and looking
         g = w[self.inbox]
-        w[self.inbox] = 0  # publishes: they are ours
-        self.leave(lock)
         arrived = []
         while g:
             arrived.append(self.fibers[g])
+            # So that whoever repairs after a dead waker can tell a delivered goroutine from one that never will be.
+            w[g + G_STATUS] = states.RUNNABLE
             g = w[g + R_LINK]
+        w[self.inbox] = 0  # publishes: they are ours
+        self.leave(lock)
         arrived.reverse()  # last in, first out made them come in reverse
         self.runnable.extend(arrived)
+        returned = self.returned
+        while returned:
+            g = returned.popleft()
+            w[g + G_DECIDE] = OUT_OK | self.slot << 32
+            self.runnable.append(self.fibers[g])
+        if w[H_STOP]:
+            self.halt()
+        if w[self.base + M_YIELD]:
+            w[self.base + M_YIELD] = 0
+            idle.yield_p(self)
+        if w[S_ORPHANS]:
+            self.process.refs.adopt_orphans(self)
+        if w[self.base + M_RETIRE]:
+            w[self.base + M_RETIRE] = 0
+            self._retire()
+        return not w[self.base + M_P]
+
+    def deliver_local(self, g: int) -> None:
+        """Resume a goroutine of this worker. Runs: in any thread of the process, holding the interpreter lock.
+
+        No fence is needed: the hub looks at the bell and begins to sleep without giving up the interpreter lock between.
+        """
+        self.returned.append(g)
+        self.w[self.attention] = 1
+        note.wake(self, self.slot)
+
+    def wait_outside(self, reason: int, deadline: float | None = None) -> int:
+        """Park until :meth:`deliver_local`; the decision word was cleared before that could be called."""
+        external = self.base + M_EXTERNAL
+        self.w[external] += 1
+        try:
+            return self.park(reason, deadline)
+        finally:
+            self.w[external] -= 1
 
     def _fire_timers(self) -> None:
         timers = self.timers
@@ -292,7 +340,8 @@ class WorkerM(M):
     def find(self) -> Fiber:
         """The next fiber to run; sleeps until there is one. Twin: sched/idle.py (announce, then look)."""
         w = self.w
-        inbox = self.inbox
+        attention = self.attention
+        w[self.running] = 0
         if self.to_start:
             g, self.to_start = self.to_start, 0
             return self._fresh(g)
@@ -303,7 +352,7 @@ class WorkerM(M):
                 if fiber is None:
                     # A reply is often on its way: wait for it a moment before others are told that we search.
                     for _ in range(SPIN_INBOX):
-                        if w[inbox] or w[S_GQ]:
+                        if w[attention] or w[S_GQ]:
                             break
                     else:
                         if idle.start_spinning(self):
@@ -319,7 +368,7 @@ class WorkerM(M):
                 if w[self.base + M_SPINNING]:
                     idle.found_work(self)
                 return fiber
-            note.announce(self)
+            note.announce(self)  # our P was taken: get one before anything runs
             self._sleep()
 
     def _steal(self) -> Fiber | None:
@@ -343,9 +392,9 @@ class WorkerM(M):
     def _spin(self) -> bool:
         """Look around a little before sleeping; True if there seems to be something to do."""
         w = self.w
-        inbox = self.inbox
+        attention = self.attention
         for i in range(SPIN):
-            if w[inbox] or w[S_GQ] or w[H_STOP]:
+            if w[attention] or w[S_GQ]:
                 return True
             if not i & 15 and (idle.any_work(w) or (self.timers and self.timers[0][0] <= time.monotonic())):
                 return True
@@ -354,23 +403,33 @@ class WorkerM(M):
     def _sleep(self) -> None:
         """Sleep until we have a P and something to do. We have announced it and hold no P."""
         w = self.w
-        while True:
-            if w[self.base + M_P] or w[H_STOP]:
-                break
-            now = time.monotonic()
+        deadline = self.base + M_DEADLINE
+        while not w[self.base + M_P]:
+            if w[self.attention]:
+                self._attend()
             timeout = None
             if self.timers:
-                timeout = max(0.0, self.timers[0][0] - now)
-            wanted = bool(w[self.inbox] or self.runnable) or timeout == 0
+                timeout = max(0.0, self.timers[0][0] - time.monotonic())
+            wanted = bool(self.runnable) or timeout == 0
             if wanted or idle.any_work(w):
-                if idle.acquire_p(self):
+                if idle.acquire_p(self, wanted):
                     break
                 if wanted:
-                    timeout = 0.001  # all Ps are busy with other Ms: one of them is given up sooner or later
+                    timeout = MAX_P_WAIT_S  # queued for a P; a repair may forget that we are
+            w[deadline] = 0 if timeout is None else int((time.monotonic() + timeout) * 1e9)
             note.sleep(self, timeout)
             note.announce(self)
+        w[deadline] = 0
         note.awake(self)
-        if w[H_STOP]:
+
+    def _retire(self) -> None:
+        """End this worker, unless something is bound to it: it was a spare, and there has been nothing to do for long."""
+        refs = self.process.refs
+        refs.settle(self)
+        if self.fibers or self.runnable or refs.holds or self.w[self.base + M_P]:
+            return
+        if idle.leave(self):
+            flush_all(self)
             self.halt()
 
     def halt(self) -> NoReturn:
@@ -409,11 +468,10 @@ class WorkerM(M):
     def _execute(self, fiber: Fiber, g: int) -> None:
         w = self.w
         self.cur = fiber
-        self.g = g
+        self.g = w[self.running] = g
         w[g + G_M] = self.slot
         w[g + G_DECIDE] = 0
         w[g + G_STATUS] = states.RUNNING
-        w[self.base + M_RUNNING] = g
         self.fibers[g] = fiber
         w[self.base + M_RESIDENT] = len(self.fibers)
         fn: Any
@@ -473,7 +531,6 @@ class WorkerM(M):
         w[g + R_REFS] = refs
         self.leave(lock)
         w[self.base + M_FINISHED] += 1
-        w[self.base + M_RUNNING] = 0
         for waiter in woken:
             self.ready(waiter)
         if exc is not None and not held:

@@ -26,6 +26,7 @@ from mproc_go.shm import note
 from mproc_go.shm.layout import (
     H_NEED_M,
     L_SCHED,
+    M_ATTENTION,
     M_P,
     M_RESIDENT,
     M_SPINNING,
@@ -40,6 +41,8 @@ from mproc_go.shm.layout import (
     S_MIDLE,
     S_NSPINNING,
     S_PIDLE,
+    S_PWAIT,
+    S_PWAIT_NEXT,
     p_base,
     slot_base,
 )
@@ -69,7 +72,7 @@ def wake_p(t: Thread) -> None:
     if w[S_PIDLE] and not w[S_NSPINNING]:
         m = _best_idle_m(w)
         if m:
-            _set_idle_m(w, m, False)
+            _set_bit(w, S_MIDLE, m, False)
             _assign(w, m, _lowest(w[S_PIDLE]))
             w[slot_base(m) + M_SPINNING] = 1
             w[S_NSPINNING] += 1
@@ -89,7 +92,7 @@ def better_placed(w: Words, resident: int) -> bool:
     """
     if not w[S_PIDLE]:
         return False
-    return any(w[slot_base(m) + M_RESIDENT] < resident for m in _idle_ms(w))
+    return any(w[slot_base(m) + M_RESIDENT] < resident for m in _bits(w, S_MIDLE))
 
 
 def pass_on(t: Thread) -> None:
@@ -103,16 +106,24 @@ def pass_on(t: Thread) -> None:
     wake_p(t)
 
 
-def acquire_p(t: Thread) -> bool:
-    """Take an idle P, unless one was handed to us already; False if there is none. Runs: a worker."""
+def acquire_p(t: Thread, waiting: bool = False) -> bool:
+    """Take an idle P, unless one was handed to us already; False if there is none. Runs: a worker.
+
+    Args:
+        waiting: there is something to run that is bound to this M: queue for a P if none is idle.
+    """
     w = t.w
     if w[t.base + M_P]:
         return True
     lock = t.locks[L_SCHED]
     t.enter(lock)
-    if not w[t.base + M_P] and w[S_PIDLE]:
-        _set_idle_m(w, t.slot, False)
-        _assign(w, t.slot, _lowest(w[S_PIDLE]))
+    if not w[t.base + M_P]:
+        if w[S_PIDLE]:
+            _set_bit(w, S_MIDLE, t.slot, False)
+            _assign(w, t.slot, _lowest(w[S_PIDLE]))
+        elif waiting:
+            _set_bit(w, S_MIDLE, t.slot, False)
+            _set_bit(w, S_PWAIT, t.slot, True)
     t.leave(lock)
     return bool(w[t.base + M_P])
 
@@ -124,23 +135,94 @@ def release_p(t: Thread) -> bool:
     """
     w = t.w
     lock = t.locks[L_SCHED]
+    woken = 0
     t.enter(lock)
     idle = not w[S_GQ]
     if idle:
-        p = w[t.base + M_P] - 1
-        if p >= 0:
-            w[t.base + M_P] = 0
-            w[p_base(p) + P_M] = 0
-            if p < w[S_GOMAXPROCS]:
-                w[p_base(p) + P_STATUS] = P_IDLE
-                w[S_PIDLE] |= 1 << p
-            else:
-                w[p_base(p) + P_STATUS] = P_DEAD
+        woken = _give_up(w, t.base)
         _stop_spinning(w, t.base)
-        _set_idle_m(w, t.slot, True)
+        _set_bit(w, S_MIDLE, t.slot, True)
         note.announce(t)
     t.leave(lock)
+    if woken:
+        note.wake(t, woken)
     return idle
+
+
+def yield_p(t: Thread) -> None:
+    """Give the P to an M that waits for one, if there is one. Runs: a worker told to (M_YIELD)."""
+    w = t.w
+    lock = t.locks[L_SCHED]
+    woken = 0
+    t.enter(lock)
+    if any(w[S_PWAIT + i] for i in range(N_HOLDER_WORDS)):
+        woken = _give_up(w, t.base)
+        _stop_spinning(w, t.base)
+    t.leave(lock)
+    if woken:
+        note.wake(t, woken)
+
+
+def leave(t: Thread) -> bool:
+    """Take this M off the list of sleepers, to end; False if it was just given a P. Runs: a worker that sleeps."""
+    lock = t.locks[L_SCHED]
+    t.enter(lock)
+    unused = not t.w[t.base + M_P]
+    if unused:
+        _set_bit(t.w, S_MIDLE, t.slot, False)
+    t.leave(lock)
+    return unused
+
+
+def retake(t: Thread, m: int) -> int:
+    """Take the P of `m`, which is blocked, and hand it to whoever needs one. Runs: the supervisor, under L_SCHED.
+
+    Returns: the M to wake, 0 if there is none: then the P is idle, and a new M is wanted if there is work.
+    Source: Go proc.go retake, handoffp.
+    """
+    w = t.w
+    woken = _give_up(w, slot_base(m))
+    _stop_spinning(w, slot_base(m))
+    if not woken and w[S_PIDLE]:
+        woken = _best_idle_m(w)
+        if woken:
+            _set_bit(w, S_MIDLE, woken, False)
+            _assign(w, woken, _lowest(w[S_PIDLE]))
+    return woken
+
+
+def resize(t: Thread, procs: int) -> tuple[int, list[int]]:
+    """Have `procs` Ps; return how many there were, and the goroutines queued at Ps that are gone (to be queued again).
+
+    Runs: any thread.     Blocks: for the scheduler's lock and those of the Ps that go.
+    Source: Go proc.go procresize.
+    """
+    w = t.w
+    lock = t.locks[L_SCHED]
+    woken = []
+    t.enter(lock)
+    old: int = w[S_GOMAXPROCS]
+    w[S_GOMAXPROCS] = procs
+    for p in range(old, procs):
+        w[p_base(p) + P_M] = 0
+        woken.append(_free(w, p))
+    for p in range(procs, old):
+        w[S_PIDLE] &= ~(1 << p)
+        m = w[p_base(p) + P_M]
+        w[p_base(p) + P_STATUS] = P_DEAD
+        if m:
+            w[p_base(p) + P_M] = 0
+            w[slot_base(m) + M_P] = 0
+            w[slot_base(m) + M_ATTENTION] = 1
+    t.leave(lock)
+    for m in woken:
+        if m:
+            note.wake(t, m)
+    orphans: list[int] = []
+    for p in range(procs, old):
+        while runq.length(w, p):
+            orphans += runq.grab(t, p)
+    return old, orphans
 
 
 def start_spinning(t: Thread) -> bool:
@@ -183,6 +265,7 @@ def repair(w: Words, living: Iterable[int]) -> None:
     spinning = 0
     for word in range(N_HOLDER_WORDS):
         w[S_MIDLE + word] = 0
+        w[S_PWAIT + word] = 0
     for p in range(w[S_GOMAXPROCS]):
         w[p_base(p) + P_M] = 0
         w[p_base(p) + P_STATUS] = P_IDLE
@@ -193,7 +276,7 @@ def repair(w: Words, living: Iterable[int]) -> None:
             w[p_base(p) + P_M] = m
             w[p_base(p) + P_STATUS] = P_RUNNING
         else:
-            _set_idle_m(w, m, True)
+            _set_bit(w, S_MIDLE, m, True)
         spinning += w[slot_base(m) + M_SPINNING]
     w[S_PIDLE] = idle
     w[S_NSPINNING] = spinning
@@ -206,6 +289,34 @@ def _assign(w: Words, m: int, p: int) -> None:
     w[S_PIDLE] &= ~(1 << p)
 
 
+def _give_up(w: Words, base: int) -> int:
+    """Take the P of the M at `base`, if it has one, and free it; return the M to wake."""
+    p = w[base + M_P] - 1
+    if p < 0:
+        return 0
+    w[base + M_P] = 0  # publishes
+    w[p_base(p) + P_M] = 0
+    if p >= w[S_GOMAXPROCS]:
+        w[p_base(p) + P_STATUS] = P_DEAD
+        return 0
+    return _free(w, p)
+
+
+def _free(w: Words, p: int) -> int:
+    """Hand a free P to the next M that waits for one, and return that; else make it idle and return 0."""
+    w[p_base(p) + P_STATUS] = P_IDLE
+    w[S_PIDLE] |= 1 << p
+    waiting = list(_bits(w, S_PWAIT))
+    if not waiting:
+        return 0
+    start = w[S_PWAIT_NEXT]
+    m = min(waiting, key=lambda slot: (slot < start, slot))
+    w[S_PWAIT_NEXT] = m + 1
+    _set_bit(w, S_PWAIT, m, False)
+    _assign(w, m, p)
+    return m
+
+
 def _stop_spinning(w: Words, base: int) -> None:
     if w[base + M_SPINNING]:
         w[base + M_SPINNING] = 0
@@ -216,22 +327,23 @@ def _lowest(mask: int) -> int:
     return (mask & -mask).bit_length() - 1
 
 
-def _idle_ms(w: Words) -> Iterator[int]:
+def _bits(w: Words, mask: int) -> Iterator[int]:
+    """Slots in the mask of N_HOLDER_WORDS words at `mask`."""
     for word in range(N_HOLDER_WORDS):
-        mask = w[S_MIDLE + word]
-        while mask:
-            yield word * 64 + _lowest(mask)
-            mask &= mask - 1
+        bits = w[mask + word]
+        while bits:
+            yield word * 64 + _lowest(bits)
+            bits &= bits - 1
+
+
+def _set_bit(w: Words, mask: int, m: int, on: bool) -> None:
+    bit = 1 << m % 64
+    if on:
+        w[mask + m // 64] |= bit
+    else:
+        w[mask + m // 64] &= ~bit
 
 
 def _best_idle_m(w: Words) -> int:
     """The idle M with the fewest goroutines bound to it, 0 if none is idle."""
-    return min(_idle_ms(w), key=lambda m: w[slot_base(m) + M_RESIDENT], default=0)
-
-
-def _set_idle_m(w: Words, m: int, idle: bool) -> None:
-    bit = 1 << m % 64
-    if idle:
-        w[S_MIDLE + m // 64] |= bit
-    else:
-        w[S_MIDLE + m // 64] &= ~bit
+    return min(_bits(w, S_MIDLE), key=lambda m: w[slot_base(m) + M_RESIDENT], default=0)

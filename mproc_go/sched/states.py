@@ -27,6 +27,17 @@ SELECT: Final = 3
 SLEEP: Final = 4
 WAITGROUP_WAIT: Final = 5
 GOROUTINE_RESULT: Final = 6
+SYSCALL: Final = 7
+IO_WAIT: Final = 8
+MUTEX_LOCK: Final = 20
+RWMUTEX_RLOCK: Final = 21
+RWMUTEX_LOCK: Final = 22
+COND_WAIT: Final = 23
+SEMACQUIRE: Final = 24
+ONCE_DO: Final = 25
+# The thread that fires a process's timers: with nothing to fire it keeps nobody alive, else it may yet wake somebody.
+TIMERS_IDLE: Final = 26
+TIMERS: Final = 27
 
 # Text of each wait reason, as Go prints it.
 REASON_TEXT: Final = {
@@ -36,4 +47,14 @@ REASON_TEXT: Final = {
     SLEEP: "sleep",
     WAITGROUP_WAIT: "sync.WaitGroup.Wait",
     GOROUTINE_RESULT: "goroutine result",
+    SYSCALL: "syscall",
+    IO_WAIT: "IO wait",
+    MUTEX_LOCK: "sync.Mutex.Lock",
+    RWMUTEX_RLOCK: "sync.RWMutex.RLock",
+    RWMUTEX_LOCK: "sync.RWMutex.Lock",
+    COND_WAIT: "sync.Cond.Wait",
+    SEMACQUIRE: "semacquire",
+    ONCE_DO: "sync.Once.Do",
+    TIMERS_IDLE: "timer goroutine (idle)",
+    TIMERS: "timer goroutine",
 }

@@ -52,6 +52,18 @@ def enqueue(w: Words, q: int, s: int) -> None:
         w[q] = s  # publishes
 
 
+def enqueue_first(w: Words, q: int, s: int) -> None:
+    """Put the sudog `s` back to the head of the queue, where it was before. Lock: the object's."""
+    first = w[q]
+    w[s + SG_PREV] = 0
+    w[s + SG_LINK] = first
+    if not first:
+        w[q + 1] = s
+    w[q] = s  # publishes
+    if first:
+        w[first + SG_PREV] = s
+
+
 def pop(w: Words, q: int, s: int) -> None:
     """Unlink the first sudog `s`. Lock: the object's."""
     following = w[s + SG_LINK]

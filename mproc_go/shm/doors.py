@@ -28,6 +28,7 @@ class Doors:
 
     def __init__(self, prefix: str, slots: int) -> None:
         self.prefix = prefix
+        self.made: list[tuple[int, int]] = []  # doors this process made after the start
         self._doors = {(number, 0): sem.Semaphore(door_name(prefix, number, 0)) for number in range(N_LOCKS)}
         self.notes = [sem.Semaphore(note_name(prefix, slot)) for slot in range(slots)]
 
@@ -37,6 +38,12 @@ class Doors:
         if key not in self._doors:
             self._doors[key] = sem.Semaphore(door_name(self.prefix, number, gen))
         return self._doors[key]
+
+    def make_shut(self, number: int, gen: int) -> sem.Semaphore:
+        """Make the door of a new generation, without a token; its name stays until the runtime ends."""
+        sem.create(door_name(self.prefix, number, gen), 0)
+        self.made.append((number, gen))
+        return self.door(number, gen)
 
     def locks(self, w: memoryview) -> list[Lock]:
         """The locks of the runtime, for this process."""

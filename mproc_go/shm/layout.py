@@ -50,7 +50,8 @@ ON_PANIC_LOG: Final = 1
 
 STOP_CLOSED: Final = 1  # Runtime.close()
 STOP_PANIC: Final = 2  # S_FATAL holds the panic
-STOP_LOST: Final = 3  # a worker died; S_FATAL holds the text
+STOP_LOST: Final = 3  # a worker died with a goroutine nobody waited for; S_FATAL holds the text
+STOP_DEADLOCK: Final = 4  # no goroutine can ever run again; S_FATAL holds the text
 
 # ---------------------------------------------------------------- SCHED; guard: L_SCHED unless said otherwise
 SCHED: Final = 64
@@ -64,6 +65,13 @@ S_GQ_TAIL: Final = SCHED + 9  # ... tail (hint while the head is 0) ...
 S_GQ_SIZE: Final = SCHED + 10  # ... and length (recomputed by repair). Read without the lock: 0 means "look later"
 S_GOID: Final = SCHED + 11  # next goroutine number; taken in batches
 S_GOID_BATCH: Final = 64
+S_PWAIT: Final = SCHED + 12  # 4 words, bit mask of Ms that have something to run and wait for a P
+S_PWAIT_NEXT: Final = SCHED + 16  # slot after the one that was served last, so that none of them starves
+S_DUMPER: Final = SCHED + 17  # slot that collects stacks now, 0 = nobody
+# Records nobody refers to any more that the reaper found, for a worker to free: linked by R_LINK, the lowest bit set for
+# a goroutine. Guard: L_SCHED.
+S_ORPHANS: Final = SCHED + 19
+S_HANDOFFS: Final = SCHED + 18  # Ps taken from blocked Ms, ever; writer: the supervisor
 
 # ---------------------------------------------------------------- locks
 LOCKS: Final = 128
@@ -80,7 +88,8 @@ L_INBOX: Final = L_SCHED + 1  # inbox of M hashed over these
 N_INBOX_LOCKS: Final = 16
 L_PS: Final = L_INBOX + N_INBOX_LOCKS  # run queue of P
 MAX_PS: Final = 64  # one bit a P in S_PIDLE
-L_OBJECTS: Final = L_PS + MAX_PS  # goroutines, channels, ... hashed over these
+L_CONTEXT: Final = L_PS + MAX_PS  # which contexts end with which
+L_OBJECTS: Final = L_CONTEXT + 1  # goroutines, channels, ... hashed over these
 N_OBJECT_LOCKS: Final = 64
 L_CLAIM: Final = L_OBJECTS + N_OBJECT_LOCKS  # decision word of a goroutine that waits on several queues
 N_CLAIM_LOCKS: Final = 16
@@ -104,11 +113,21 @@ M_RUNNING: Final = 8  # base of the goroutine now running, 0 in the hub; writer:
 M_SPINNING: Final = 9  # 1 while counted in S_NSPINNING; guard: L_SCHED
 M_HOST: Final = 10  # slot whose bit in holder masks stands for the process; constant while the slot is used
 M_STEALS: Final = 11  # writer: owner
-M_HANDOFFS: Final = 12
+M_HANDOFFS: Final = 12  # Ps taken from this M while it was blocked; writer: the supervisor
 M_RESIDENT: Final = 13  # goroutines that started here and have not ended; writer: owner; read by idle.py (stale is fine)
-M_REG_PHASE: Final = 14  # phase word used while a thread has no slot of its own yet; guard: a process-local lock
-M_PHASE: Final = 16  # phase words, one a nesting level; writer: owner (after its death: the supervisor)
+# Doorbell: 1 = look at what the words below, the inbox and H_STOP say. Anybody rings it, after the change it is about;
+# the owner clears it and then, behind a fence, looks at everything. One read a scheduling step serves them all.
+M_ATTENTION: Final = 15
+M_YIELD: Final = 17  # 1: others wait for a P, give yours up; writer: the supervisor, cleared by the owner
+M_RETIRE: Final = 18  # 1: end if nothing is bound to you; writer: the supervisor
+M_DUMP: Final = 19  # number of the latest request for stacks; guard: S_DUMPER
+M_REPLY: Final = 20  # block with the answer to it (its length in the first payload word); writer: owner
+M_REPLIED: Final = 21  # number of the request M_REPLY answers; publishes it
+M_DEADLINE: Final = 22  # when the owner's next timer is due, monotonic ns, 0 = never; written before it sleeps
+M_EXTERNAL: Final = 23  # goroutines of this M that something outside will wake (calls, descriptors); writer: owner
+M_PHASE: Final = 32  # phase words, one a nesting level; writer: owner (after its death: the supervisor)
 M_PHASE_LEVELS: Final = SLOT_WORDS - M_PHASE
+M_REG_PHASE: Final = SLOT_WORDS - 1  # the last one: of a thread that has no slot of its own yet; guard: a local lock
 
 KIND_FREE: Final = 0
 KIND_SUPERVISOR: Final = 1
@@ -203,6 +222,7 @@ HDR_LEN_MASK: Final = (1 << 48) - 1
 HDR_HAS_HANDLES: Final = 1 << 56
 HDR_SPILLED: Final = 1 << 57  # the payload is in a block
 HDR_EXCEPTION: Final = 1 << 58  # a goroutine's result: the exception that left it
+HDR_LOST: Final = 1 << 59  # a goroutine's result: its worker died; the payload is the text, not encoded
 
 # Sudog: a goroutine's place in one wait queue
 SG_LINK: Final = 0  # next; 0 at the end. Truth of the queue
@@ -231,14 +251,84 @@ CH_RING: Final = 18  # base of the first message slot, 0 if unbuffered; constant
 # wait group; guard: its object lock
 WG_COUNT: Final = 9  # publishes add and done
 WG_WAITQ: Final = 14
+# mutex; guard: its object lock
+MX_LOCKED: Final = 9  # 0 or 1; publishes lock and unlock
+MX_WOKEN: Final = 10  # goroutine woken to compete for the mutex and not there yet, else 0
+MX_WAITQ: Final = 14
+# RWMutex; guard: its object lock
+RW_STATE: Final = 9  # readers that have it, or RW_WRITER; publishes every change
+RW_WRITEQ: Final = 14
+RW_READQ: Final = 16
+RW_WRITER: Final = 1 << 32
+# once; guard: its object lock
+OC_STATE: Final = 9  # below; publishes. Read without the lock: ONCE_DONE is final, anything else is looked at again
+OC_RUNNER: Final = 10  # goroutine that runs the function
+OC_WAITQ: Final = 14
+# condition variable; guard: its object lock
+CD_KIND: Final = 9  # kind, base and generation of the mutex it belongs to (counted as one reference); constant
+CD_MUTEX: Final = 10
+CD_MUTEX_GEN: Final = 11
+CD_WAITQ: Final = 14
+# semaphore; guard: its object lock
+SM_SIZE: Final = 9  # constant
+SM_HELD: Final = 10  # publishes acquire and release; at most SM_SIZE
+SM_WAITQ: Final = 14
+# atomic integer; guard of changes: its object lock. Read without it: one aligned word
+AI_VALUE: Final = 9  # two's complement
+# channel of a timer or ticker: a channel record, whose lock guards these too
+TM_DEADLINE: Final = 25  # when it fires next (ns of the monotonic clock), 0 while stopped; publishes arm and stop
+TM_PERIOD: Final = 26  # ns between ticks, 0 for a timer
+TM_LOOK: Final = 27  # when some process's alarm will look at this record, 0 if none will; never later than TM_DEADLINE
+TM_CALL: Final = 28  # message (header, then block): the call of a timer that has one instead of a channel; constant
+# context; guard: L_CONTEXT (links and state of all contexts)
+CX_STATE: Final = 9  # below; publishes a cancellation. Read without the lock: only ever leaves 0 once
+CX_ROLE: Final = 10  # below; constant
+CX_PARENT: Final = 11  # context it was made from and its generation (counted as one reference), or 0; constant
+CX_PARENT_GEN: Final = 12
+CX_CANCELER: Final = 13  # itself or the nearest ancestor that can be cancelled, 0 if none; constant
+CX_DONE: Final = 14  # channel that its end closes, and its generation (counted as one reference), or 0; constant
+CX_DONE_GEN: Final = 15
+CX_DEADLINE: Final = 16  # ns of the monotonic clock, its own or an ancestor's, 0 if none; constant
+CX_WALL: Final = 17  # the same as a float of time.time(), its bits; constant
+CX_CHILD: Final = 18  # first of the contexts to cancel with it. Truth of the list, with ...
+CX_NEXT: Final = 19  # ... the links forward
+CX_PREV: Final = 20  # link backward; hint, recomputed by repair
+CX_OWNER: Final = 21  # whose list it is in, 0 if none; hint, recomputed by repair
+CX_MSG: Final = 22  # message (header, then block or 0): value of a value, cause of what was cancelled, call of a hook
+CX_KEY: Final = 24  # message: key of a value
+CX_LOOK: Final = 26  # as TM_LOOK
+
+ONCE_NEW: Final = 0
+ONCE_RUNNING: Final = 1
+ONCE_DONE: Final = 2
+
+CX_ACTIVE: Final = 0
+CX_CANCELED: Final = 1
+CX_EXCEEDED: Final = 2  # deadline exceeded
+CX_INHERITED: Final = 4  # flag: by way of the owner of the list it was in, which has the cause
+
+CX_CANCEL: Final = 1  # has a done channel and children
+CX_VALUE: Final = 2
+CX_WITHOUT: Final = 3  # cut off from the end of its parent
+CX_HOOK: Final = 4  # a call to make at the end of its owner; while it is in the list that counts as one reference
 
 KIND_GOROUTINE: Final = 1
 KIND_CHAN: Final = 2
 KIND_WAITGROUP: Final = 3
+KIND_MUTEX: Final = 10
+KIND_RWMUTEX: Final = 11
+KIND_ONCE: Final = 12
+KIND_COND: Final = 13
+KIND_SEMAPHORE: Final = 14
+KIND_ATOMIC: Final = 15
+KIND_TIMER: Final = 16  # the record is the one of its channel
+KIND_TICKER: Final = 17  # the same
+KIND_CONTEXT: Final = 18
 
 # Outcomes in a decision word
 OUT_OK: Final = 1
 OUT_CLOSED: Final = 2
+OUT_AGAIN: Final = 3  # nothing was given: look again
 OUT_MASK: Final = 0xFF
 
 

@@ -23,7 +23,6 @@ from mproc_go.sched import idle
 from mproc_go.shm import doors, sem
 from mproc_go.shm.doors import Doors
 from mproc_go.shm.layout import (
-    H_NEED_M,
     H_ON_PANIC,
     H_SLOTS,
     H_STOP,
@@ -32,20 +31,38 @@ from mproc_go.shm.layout import (
     KIND_FREE,
     KIND_SUPERVISOR,
     KIND_WORKER,
+    M_ATTENTION,
+    M_DEADLINE,
+    M_DUMP,
+    M_EXTERNAL,
     M_HOST,
+    M_INBOX,
     M_KIND,
     M_OS_PID,
+    M_P,
+    M_REPLIED,
+    M_RESIDENT,
+    M_RETIRE,
+    M_RUNNING,
+    M_SPINNING,
     M_STATE,
+    M_YIELD,
     S_GOID,
+    S_GOMAXPROCS,
+    S_PIDLE,
     STOP_CLOSED,
-    STOP_LOST,
     slot_base,
 )
 from mproc_go.shm.segment import Segment, set_death_signal, set_process_name
 from mproc_go.supervisor import control
+from mproc_go.supervisor.reaper import Reaper
+from mproc_go.supervisor.sysmon import Sysmon
+from mproc_go.supervisor.thread import SupervisorThread
 
-# How often the supervisor looks for what nobody tells it (an M that is needed), at the most.
-TICK_MS = 10
+# How often the supervisor looks for what nobody tells it (a blocked M, a worker that is needed): while something runs,
+# and while nothing does. Source: Go sysmon, 20 us to 10 ms.
+TICK_MS = 5
+IDLE_TICK_MS = 20
 # A worker told to stop that is in the middle of a computation does not listen; it is killed after this.
 STOP_GRACE_S = 0.1
 
@@ -84,6 +101,8 @@ def serve(owner: socket.socket, options: dict[str, Any], worker_main: WorkerMain
         sys.excepthook(*sys.exc_info())
     finally:
         doors.unlink_all(prefix, slots)
+        for number, gen in opened.made:
+            sem.unlink(doors.door_name(prefix, number, gen))
         sys.stderr.flush()
         os._exit(0)
 
@@ -92,7 +111,7 @@ class Supervisor:
     """The state of the loop; nothing of it is shared.
 
     Attributes:
-        workers: pidfd -> (os_pid, slot) of each living worker.
+        workers: pidfd -> (os_pid, slot) of each worker not yet reaped.
     """
 
     def __init__(self, segment: Segment, opened: Doors, options: dict[str, Any], worker_main: WorkerMain) -> None:
@@ -105,6 +124,7 @@ class Supervisor:
         self.workers: dict[int, tuple[int, int]] = {}
         self.poll = select.poll()
         self.free_slots = list(range(self.max_ms, 0, -1))
+        self.unburied: list[tuple[int, int, str]] = []
         w[H_SUPERVISOR] = os.getpid()
         w[H_SLOTS] = len(opened.notes)
         w[H_ON_PANIC] = options["on_panic"]
@@ -117,16 +137,26 @@ class Supervisor:
         w[base + M_HOST] = self.max_ms + 1
         w[base + M_KIND] = KIND_CLIENT
         idle.start(w, options["procs"])
+        self.thread = SupervisorThread(segment, opened.locks(w), opened.notes, 0)
+        self.reaper = Reaper(self.thread, opened, self.collect)
+        self.sysmon = Sysmon(self.thread, self.fork_worker)
         gc.collect()
         gc.freeze()  # what the workers share with us stays shared
 
-    def fork_worker(self) -> None:
-        """Start one more M."""
+    def fork_worker(self) -> bool:
+        """Start one more M; False if there are max_ms."""
+        if not self.free_slots or self.w[H_STOP]:
+            return False
         slot = self.free_slots.pop()
         base = slot_base(slot)
         w = self.w
+        # The slot may have been another's: nothing of that may be taken for ours.
+        for word in (M_STATE, M_P, M_INBOX, M_ATTENTION, M_YIELD, M_RETIRE, M_RUNNING, M_RESIDENT, M_DEADLINE):
+            w[base + word] = 0
+        w[base + M_EXTERNAL] = w[base + M_SPINNING] = w[base + M_DUMP] = w[base + M_REPLIED] = 0
+        while self.doors.notes[slot].acquire(False):
+            pass
         w[base + M_HOST] = slot
-        w[base + M_STATE] = 0
         w[base + M_KIND] = KIND_WORKER
         parent = os.getpid()
         os_pid = os.fork()
@@ -137,8 +167,8 @@ class Supervisor:
                 set_death_signal(signal.SIGKILL, parent)
                 set_process_name(f"mproc-go m{slot}")
                 w[base + M_OS_PID] = os.getpid()
-                for fd in self.workers:
-                    os.close(fd)
+                os.closerange(3, self.segment.fd)
+                os.closerange(self.segment.fd + 1, 1024)
                 self.worker_main(self.segment, self.doors, slot)
             except BaseException:
                 sys.excepthook(*sys.exc_info())
@@ -148,6 +178,8 @@ class Supervisor:
         fd = os.pidfd_open(os_pid)
         self.workers[fd] = (os_pid, slot)
         self.poll.register(fd, select.POLLIN)
+        self.sysmon.add(slot, os_pid)
+        return True
 
     def loop(self, owner: socket.socket, owner_fd: int, opened: Callable[[], None]) -> None:
         """Watch until the owner ends the runtime or is gone. `opened` is called once it has all semaphores open."""
@@ -155,7 +187,8 @@ class Supervisor:
         self.poll.register(owner.fileno(), select.POLLIN)
         self.poll.register(owner_fd, select.POLLIN)
         while True:
-            for fd, _ in self.poll.poll(TICK_MS):
+            busy = w[S_PIDLE].bit_count() < w[S_GOMAXPROCS]
+            for fd, _ in self.poll.poll(TICK_MS if busy else IDLE_TICK_MS):
                 if fd == owner_fd:
                     return self.stop(STOP_CLOSED)
                 if fd == owner.fileno():
@@ -164,33 +197,44 @@ class Supervisor:
                         return self.stop(STOP_CLOSED)
                     if packet.get("do") == "opened":
                         opened()
-                else:
-                    self.reap(fd)
-            if w[H_NEED_M]:
-                w[H_NEED_M] = 0
-                if w[H_STOP] == 0 and self.free_slots:
-                    self.fork_worker()
+            self.collect()
+            while self.unburied:
+                self.bury(*self.unburied.pop())
+            if not w[H_STOP]:
+                self.sysmon.tick()
 
-    def reap(self, fd: int) -> None:
-        """A worker ended. While the program runs that is the end of it: what the worker held is not repaired yet."""
-        os_pid, slot = self.workers.pop(fd)
-        self.poll.unregister(fd)
-        os.close(fd)
-        _, status = os.waitpid(os_pid, 0)
-        base = slot_base(slot)
-        self.w[base + M_KIND] = KIND_FREE
-        self.free_slots.append(slot)
-        if not self.w[H_STOP]:
+    def collect(self) -> None:
+        """Reap workers that ended; what they leave is cleaned up later, in the loop."""
+        for fd in list(self.workers):
+            os_pid, slot = self.workers[fd]
+            ended, status = os.waitpid(os_pid, os.WNOHANG)
+            if not ended:
+                continue
+            del self.workers[fd]
+            self.poll.unregister(fd)
+            os.close(fd)
+            self.sysmon.forget(slot)
             code = os.waitstatus_to_exitcode(status)
+            if code == 0:  # a spare that was told to, or everybody at the end: nothing is bound to it
+                self.w[slot_base(slot) + M_KIND] = KIND_FREE
+                self.free_slots.append(slot)
+                continue
+            self.reaper.dead.add(slot)
             how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with status {code}"
-            sys.stderr.write(f"mproc_go: worker {os_pid} (M{slot}) {how}; its goroutines are gone\n")
-            sys.stderr.flush()
-            self.w[H_STOP] = STOP_LOST
-            self.wake_everybody()
+            self.unburied.append((slot, os_pid, how))
+
+    def bury(self, slot: int, os_pid: int, how: str) -> None:
+        """Clean up after a worker that died, and replace it."""
+        if not self.w[H_STOP]:
+            self.reaper.bury(slot, os_pid, how)
+        self.free_slots.append(slot)
+        if not self.w[H_STOP] and len(self.workers) < self.w[S_GOMAXPROCS]:
+            self.fork_worker()
 
     def wake_everybody(self) -> None:
-        """Have every thread that sleeps look at H_STOP."""
-        for note in self.doors.notes:
+        """Have every thread look at H_STOP."""
+        for slot, note in enumerate(self.doors.notes):
+            self.w[slot_base(slot) + M_ATTENTION] = 1
             note.release()
 
     def stop(self, why: int) -> None:
@@ -199,15 +243,13 @@ class Supervisor:
             self.w[H_STOP] = why
         self.wake_everybody()
         deadline = time.monotonic() + STOP_GRACE_S
+        killed = False
         while self.workers:
             left = deadline - time.monotonic()
-            if left <= 0:
+            if left <= 0 and not killed:
+                killed = True
                 for os_pid, _ in self.workers.values():
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(os_pid, signal.SIGKILL)
-                left = 1.0
-            for fd, _ in self.poll.poll(max(1, int(left * 1000))):
-                if fd in self.workers:
-                    self.reap(fd)
-                else:
-                    self.poll.unregister(fd)  # the owner: we know
+            select.select(list(self.workers), [], [], max(0.001, left) if not killed else 1.0)
+            self.collect()

@@ -14,7 +14,7 @@ from mproc_go.runtime import park, spawn
 from mproc_go.runtime import process as rt
 from mproc_go.runtime.handle import SharedHandle, register
 from mproc_go.runtime.process import M, deadline_of
-from mproc_go.sched import states, waitq
+from mproc_go.sched import repairs, states, waitq
 from mproc_go.shm.layout import (
     H_ON_PANIC,
     H_STOP,
@@ -160,3 +160,4 @@ def _destroy(m: M, base: int) -> None:
 
 
 register(WaitGroup, _destroy)
+repairs.register(KIND_WAITGROUP, (WG_WAITQ,), lambda w, mem, base, slot: repair(w, base, slot))

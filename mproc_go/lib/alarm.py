@@ -1,0 +1,186 @@
+"""A process's alarm: one small thread that looks at records when their time has come.
+
+A timer must fire although the worker that made it computes for seconds, so it can't be the worker's loop that fires it.
+The thread is a client like any other (an M that sleeps), made with the first timer of the process, and takes the
+interpreter from a computing thread within Python's switch interval (5 ms).
+
+The heap here says only *when to look*; whether something is to happen then, and what, the record says, under its own
+lock. So a timer can be stopped or set to a later time from any process without telling this one, and one set to an
+earlier time is simply looked at by the alarm of whoever did it. A record has a word for when it will be looked at next;
+an entry that does not agree with it is of no use any more, and entries don't keep their record alive.
+
+Limits: the entries of a process that dies are lost with it. A thread that computes in C without ever letting the
+interpreter go keeps its process's alarm waiting.
+
+Rejected: the heap in shared memory, fired by whoever is idle (nobody is, when it matters, and 100,000 timers would be
+sifted under a shared lock); a timer of the supervisor's (it runs no channel operations, by design).
+"""
+
+from __future__ import annotations
+
+import heapq
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from mproc_go.runtime.process import M, Process
+from mproc_go.sched import states
+from mproc_go.shm import note
+from mproc_go.shm.layout import G_STATUS, H_STOP, M_DEADLINE, M_FINISHED, R_GEN, R_REFS
+
+# An entry: when (ns of the monotonic clock), base, generation, kind of look.
+Entry = tuple[int, int, int, int]
+# A look: (m, base, generation, when it was to be) -> when to look again, or 0. Runs under no lock.
+Look = Callable[[M, int, int, int], int]
+
+# Kinds of look by number: the word that says when the record is looked at next, and the look itself.
+LOOKS: dict[int, tuple[int, Look]] = {}
+
+# Further away than anybody waits; keeps sums within a word.
+NEVER_NS = 1 << 62
+# The thread looks this often, in seconds, whether the runtime it serves is over without having said so.
+CHECK_S = 2.0
+# Entries above which those of no use are removed, whenever there are twice as many as were left the last time.
+_PURGE = 1024
+
+
+def deadline_ns(seconds: float) -> int:
+    """The moment `seconds` from now, in ns of the monotonic clock; rounded up, so that nothing is early.
+
+    Raises:
+        ValueError: not a number.
+    """
+    if seconds != seconds:
+        raise ValueError("a time in seconds, not nan")
+    if seconds >= 1e9:
+        return NEVER_NS
+    return time.monotonic_ns() + max(0, int(-(-seconds * 1e9 // 1)))
+
+
+class Alarm:
+    """The alarm of one process."""
+
+    def __init__(self, process: Process) -> None:
+        self.process = process
+        self._lock = threading.Lock()
+        self._heap: list[Entry] = []
+        self._purge_at = _PURGE
+        self._m: M | None = None
+        self._error: BaseException | None = None
+
+    def look_at(self, m: M, when: int, base: int, gen: int, kind: int) -> None:
+        """Look at a record at `when`. Blocks: the first time, until the thread runs.
+
+        Raises:
+            NotRunning: there is no room for one more thread.
+        """
+        with self._lock:
+            heap = self._heap
+            heapq.heappush(heap, (when, base, gen, kind))
+            sleeper = self._m
+            if sleeper is None:
+                self._start()
+                return
+            if len(heap) >= self._purge_at:
+                self._purge(m.w)
+            first = heap[0][0] == when
+        if first:
+            note.wake(m, sleeper.slot)
+
+    def _start(self) -> None:
+        ready = threading.Event()
+        thread = threading.Thread(target=self._run, args=(ready,), name="mproc-go timers", daemon=True)
+        thread.start()
+        ready.wait()
+        error, self._error = self._error, None
+        if error is not None:
+            self._heap.clear()
+            raise error
+
+    def _purge(self, w: Any) -> None:
+        self._heap = [
+            entry
+            for entry in self._heap
+            if w[entry[1] + R_GEN] == entry[2]
+            and w[entry[1] + R_REFS]
+            and w[entry[1] + LOOKS[entry[3]][0]] == entry[0]
+        ]
+        heapq.heapify(self._heap)
+        self._purge_at = max(_PURGE, 2 * len(self._heap))
+
+    # ------------------------------------------------------------ the thread
+    def _run(self, ready: threading.Event) -> None:
+        try:
+            m = self._m = self.process.thread()
+        except BaseException as error:
+            self._error = error
+            return
+        finally:
+            ready.set()
+        m.w[m.base + M_FINISHED] += 1  # num_goroutine counts goroutines of the program's
+        try:
+            while self.process.over is None and not m.w[H_STOP]:
+                self._wait(m)
+                self._look(m)
+        finally:
+            m.w[m.base + M_FINISHED] -= 1  # it is counted as ended when its slot is given back
+
+    def _wait(self, m: M) -> None:
+        """Sleep until the first entry is due, or somebody says that another one is first now."""
+        w = m.w
+        note.announce(m)
+        with self._lock:
+            first = self._heap[0][0] if self._heap else 0
+        w[m.base + M_DEADLINE] = first
+        timeout = CHECK_S
+        if first:
+            timeout = min(timeout, (first - time.monotonic_ns()) / 1e9)
+        if timeout > 0 and not w[H_STOP]:
+            reason = states.TIMERS if first else states.TIMERS_IDLE
+            w[m.g + G_STATUS] = states.WAITING | reason << states.REASON_SHIFT
+            note.sleep(m, timeout)
+            w[m.g + G_STATUS] = states.RUNNING
+        note.awake(m)
+
+    def _look(self, m: M) -> None:
+        """Look at everything that is due."""
+        w = m.w
+        now = time.monotonic_ns()
+        while True:
+            with self._lock:
+                if not self._heap or self._heap[0][0] > now:
+                    return
+                when, base, gen, kind = heapq.heappop(self._heap)
+            word, look = LOOKS[kind]
+            if w[base + R_GEN] != gen or w[base + word] != when:
+                continue
+            try:
+                again = look(m, base, gen, when)
+            except Exception:
+                if w[H_STOP]:
+                    return
+                traceback.print_exc()  # no room for a goroutine, say; the other timers go on
+                sys.stderr.flush()
+                continue
+            if again:
+                with self._lock:
+                    heapq.heappush(self._heap, (again, base, gen, kind))
+
+
+_alarm: Alarm | None = None
+_making = threading.Lock()
+
+
+def of(m: M) -> Alarm:
+    """The alarm of this process, for the runtime of `m`."""
+    global _alarm
+    alarm = _alarm
+    if alarm is None or alarm.process is not m.process:
+        with _making:
+            alarm = _alarm
+            if alarm is None or alarm.process is not m.process:
+                alarm = _alarm = Alarm(m.process)
+    return alarm

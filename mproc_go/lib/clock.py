@@ -1,0 +1,236 @@
+"""``after``, ``Timer``, ``Ticker``, ``after_func``: time as a message.
+
+A timer is a few words beside its channel, in the record of that channel: one lock guards both, so stopping a timer and
+taking back what it has sent already is one step. A ``Timer`` and its ``.c`` are two kinds of handles of one record. What
+fires it is an alarm (alarm.py).
+
+The rules are Go's since 1.23: after ``stop`` or ``reset`` nothing can be received that was sent before; a timer nobody
+can reach is freed, also while it runs; who does not receive loses ticks, and never gets two for one.
+
+Invariant TM1: an armed timer is looked at no later than its deadline (TM_LOOK), by the alarm of some process.
+
+Source: Go time/sleep.go, time/tick.go, runtime/time.go.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from mproc_go.chan import ops
+from mproc_go.chan.channel import Chan
+from mproc_go.codec import wire
+from mproc_go.errors import GO_OF_NIL, TICKER_INTERVAL, TICKER_RESET
+from mproc_go.lib import alarm
+from mproc_go.runtime import message, refs, spawn
+from mproc_go.runtime import process as rt
+from mproc_go.runtime.handle import SharedHandle, register
+from mproc_go.runtime.process import M
+from mproc_go.shm.layout import (
+    CH_HEAD,
+    CH_SENDQ,
+    CH_TAIL,
+    H_STOP,
+    KIND_CHAN,
+    KIND_TICKER,
+    KIND_TIMER,
+    O_KIND,
+    R_GEN,
+    R_REFS,
+    TM_CALL,
+    TM_DEADLINE,
+    TM_LOOK,
+    TM_PERIOD,
+    object_lock,
+)
+
+_LOOK = 1
+
+
+class _Clock(SharedHandle):
+    """A handle of the record of a channel that has a timer."""
+
+    __slots__ = ("_c",)
+
+    _c: Chan[float] | None
+
+    def _make_channel(self, call: Callable[[M], tuple[int, message.Body]] | None = None) -> M:
+        channel: Chan[float] = Chan(1)
+        m = rt.current()
+        w, base = m.w, channel._base
+        w[base + TM_DEADLINE] = w[base + TM_PERIOD] = w[base + TM_LOOK] = w[base + TM_CALL] = 0
+        m.process.refs.opened(m, base)
+        self._bind(m, base, channel._gen)
+        self._c = channel
+        return m
+
+    def _bind(self, m: M, base: int, gen: int) -> None:
+        super()._bind(m, base, gen)
+        self._c = None
+
+    @property
+    def c(self) -> Chan[float]:
+        """The channel it sends on; what it sends is ``time.time()``."""
+        if self._c is None:
+            self._c = Chan._open(self._base, self._gen)
+        return self._c
+
+    def _set(self, when: int, period: int) -> bool:
+        """Stop it, take back what was not received, and arm it anew if `when` is not 0; return whether it was active."""
+        m = self._m()
+        w, base = m.w, self._base
+        if w[H_STOP]:
+            m.interrupted()
+        m.enter(self._lock)
+        active, look = arm(w, base, when, period)
+        m.leave(self._lock)
+        if look:
+            alarm.of(m).look_at(m, when, base, self._gen, _LOOK)
+        return active
+
+    def __repr__(self) -> str:
+        w = self._words()
+        if w is None:
+            return f"<{type(self).__name__} {self._base:#x} of a runtime that is over>"
+        return f"<{type(self).__name__} {self._base:#x} {'active' if w[self._base + TM_DEADLINE] else 'stopped'}>"
+
+
+class Timer(_Clock):
+    """Sends the time on ``.c``, once, in `seconds` from now; zero or less: at once.
+
+    Raises:
+        ValueError: `seconds` is not a number.
+        SharedMemoryFull: no room.
+        NotRunning: no room for one more thread, which fires the timers of this process.
+
+    Source: Go time.NewTimer.
+    """
+
+    __slots__ = ()
+
+    KIND = KIND_TIMER
+
+    def __init__(self, seconds: float) -> None:
+        when = alarm.deadline_ns(seconds)
+        self._make_channel()
+        self._set(when, 0)
+
+    def stop(self) -> bool:
+        """Stop it, so that nothing will be received from it; return whether that was needed. Blocks: never.
+
+        False: it was stopped before, or what it sent has been received. ``.c`` is not closed.
+        """
+        return self._set(0, 0)
+
+    def reset(self, seconds: float) -> bool:
+        """Start it anew, to send in `seconds` from now; return whether it was active, as :meth:`stop`. Blocks: never.
+
+        Raises: ValueError as the constructor.
+        """
+        return self._set(alarm.deadline_ns(seconds), 0)
+
+
+class Ticker(_Clock):
+    """Sends the time on ``.c`` every `seconds`. It waits for nobody: who is slow to receive loses ticks.
+
+    Raises:
+        ValueError: `seconds` is not above zero.
+        SharedMemoryFull, NotRunning: as :class:`Timer`.
+
+    Source: Go time.NewTicker.
+    """
+
+    __slots__ = ()
+
+    KIND = KIND_TICKER
+
+    def __init__(self, seconds: float) -> None:
+        period = _period(seconds, TICKER_INTERVAL)
+        self._make_channel()
+        self._set(min(time.monotonic_ns() + period, alarm.NEVER_NS), period)
+
+    def stop(self) -> None:
+        """Stop it, so that nothing more will be received from it. ``.c`` is not closed. Blocks: never."""
+        self._set(0, 0)
+
+    def reset(self, seconds: float) -> None:
+        """Start it anew with another period, the first tick after that. Blocks: never.
+
+        Raises:
+            ValueError: `seconds` is not above zero.
+        """
+        period = _period(seconds, TICKER_RESET)
+        self._set(min(time.monotonic_ns() + period, alarm.NEVER_NS), period)
+
+
+def _period(seconds: float, text: str) -> int:
+    if not seconds > 0:
+        raise ValueError(text)
+    return alarm.NEVER_NS if seconds >= 1e9 else max(1, int(seconds * 1e9))
+
+
+def after(seconds: float) -> Chan[float]:
+    """A channel on which the time arrives, once, in `seconds` from now.
+
+    Raises: as :class:`Timer`.     Blocks: never.     Source: Go time.After.
+    """
+    return Timer(seconds).c
+
+
+# ---------------------------------------------------------------- under the channel's lock
+def arm(w: Any, base: int, when: int, period: int) -> tuple[bool, bool]:
+    """Set the timer, 0 to stop it; return whether it was active, and whether an alarm must be told.
+
+    What was sent and not received is taken back, and counts as active. Lock: the channel's.
+    """
+    active = w[base + TM_DEADLINE] != 0
+    if w[base + CH_HEAD] != w[base + CH_TAIL] and not w[base + CH_SENDQ]:
+        w[base + CH_HEAD] = w[base + CH_TAIL]
+        active = True
+    w[base + TM_PERIOD] = period
+    look = bool(when) and not 0 < w[base + TM_LOOK] <= when
+    if look:
+        w[base + TM_LOOK] = when
+    w[base + TM_DEADLINE] = when  # publishes
+    return active, look
+
+
+def next_tick(when: int, period: int, now: int) -> int:
+    """When a ticker that was due at `when` ticks next: periods that passed meanwhile are lost."""
+    return when + period * (1 + (now - when) // period)
+
+
+def _look(m: M, base: int, gen: int, when: int) -> int:
+    """Fire the timer if it is due; return when to look again. Runs: in an alarm."""
+    w = m.w
+    lock = m.locks[object_lock(base)]
+    hdr, body = wire.encode(time.time())
+    now = time.monotonic_ns()
+    woken: list[int] = []
+    m.enter(lock)
+    if w[base + R_GEN] != gen or not w[base + R_REFS] or w[base + TM_LOOK] != when:
+        m.leave(lock)
+        return 0
+    due = w[base + TM_DEADLINE]
+    if due and due <= now:
+        outcome, g = ops.send(w, m.mem, base, hdr, body, m.slot)
+        if g:
+            woken.append(g)
+        period = w[base + TM_PERIOD]
+        again = next_tick(due, period, now) if period and outcome != ops.CLOSED else 0
+        w[base + TM_DEADLINE] = again
+    again = w[base + TM_LOOK] = w[base + TM_DEADLINE]
+    m.leave(lock)
+    for g in woken:
+        m.ready(g)
+    return int(again)
+
+
+def check(w: Any, base: int) -> None:
+    """Assert TM1. Runs alone."""
+    deadline, look = w[base + TM_DEADLINE], w[base + TM_LOOK]
+    assert not deadline or 0 < look <= deadline, f"TM1: due at {deadline}, looked at {look}"
+
+
+alarm.LOOKS[_LOOK] = (TM_LOOK, _look)

@@ -1,0 +1,20 @@
+"""How each kind of object is completed after a dead thread began to change it, registered by whoever defines the kind.
+
+The reaper knows no channel and no wait group; it looks here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+# kind -> repair(w, mem, base, slot): completes the object under its lock, alone; returns goroutines to make ready.
+REPAIR: dict[int, Callable[[Any, Any, int, int], list[int]]] = {}
+# kind -> offsets of the heads of its wait queues.
+QUEUES: dict[int, Sequence[int]] = {}
+
+
+def register(kind: int, queues: Sequence[int], repair: Callable[[Any, Any, int, int], list[int]]) -> None:
+    """Have the reaper repair objects of that kind, and take dead goroutines out of their queues."""
+    REPAIR[kind] = repair
+    QUEUES[kind] = queues

@@ -1,0 +1,364 @@
+"""What a dead worker leaves: its locks, what it was changing, its goroutines, its handles, its caches, its P.
+
+Steps of :meth:`Reaper.bury`, each safe to do while the living go on:
+
+1. Locks: every lock that a slot of the dead process may hold gets a new door (shm/lock.py); what was half done under it
+   is completed before the door opens.
+2. Its started goroutines leave every wait queue, so that nobody hands them anything.
+3. They end with WorkerLost: for whoever holds the handle, else as a panic.
+4. Goroutines it was moving between run queues are queued again: they bear its slot and are in no queue.
+5. Goroutines it decided and did not deliver are delivered.
+6. Its P, and what it counted for (searching, waiting for a P), are recomputed from the living.
+7. Its handles: its bit is cleared in every record; what then has no reference is given to a worker to free.
+8. Records in its caches go back to their pools. Everybody is woken once, to look again.
+
+Blocks that it had taken and not yet published, and handles in a message it was just packing or opening, stay allocated
+until the runtime ends: no structure names them.
+
+Runs: the supervisor, one burial at a time.     Source: shared words and who may store them: shm/layout.py.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+
+from mproc_go.sched import idle, repairs, runq, states, waitq
+from mproc_go.sched.deliver import deliver, in_inbox
+from mproc_go.shm import lock as locks
+from mproc_go.shm import note, pool
+from mproc_go.shm.doors import Doors
+from mproc_go.shm.layout import (
+    BLOCK_DATA,
+    G_DECIDE,
+    G_GOID,
+    G_JOINQ,
+    G_M,
+    G_MSG,
+    G_STATUS,
+    H_ON_PANIC,
+    H_SLOTS,
+    H_STOP,
+    HDR_LOST,
+    HDR_SPILLED,
+    KIND_FREE,
+    KIND_WORKER,
+    L_OBJECTS,
+    L_PS,
+    L_SCHED,
+    M_ATTENTION,
+    M_FINISHED,
+    M_HOST,
+    M_INBOX,
+    M_KIND,
+    M_P,
+    M_PHASE_LEVELS,
+    M_SPINNING,
+    MAX_PS,
+    N_OBJECT_LOCKS,
+    N_POOLS,
+    O_KIND,
+    ON_PANIC_LOG,
+    OUT_OK,
+    POOL_G,
+    POOL_OBJECT,
+    R_HEAD,
+    R_HOLDERS,
+    R_LINK,
+    R_REFS,
+    REC_LIVE,
+    S_FATAL,
+    S_ORPHANS,
+    SG_G,
+    STOP_LOST,
+    WORD,
+    inbox_lock,
+    object_lock,
+    pool_lock,
+    slot_base,
+)
+from mproc_go.supervisor.thread import SupervisorThread
+
+_PAUSE_S = 20e-6
+
+
+class Reaper:
+    """Buries dead workers.
+
+    Attributes:
+        dead: slots whose process is gone and which are not buried yet.
+    """
+
+    def __init__(self, t: SupervisorThread, doors: Doors, collect: Callable[[], None]) -> None:
+        """`collect` notices deaths: it adds their slots to `dead`."""
+        self.t = t
+        self.doors = doors
+        self.dead: set[int] = set()
+        self._collect = collect
+        t.while_busy = self._free_locks
+
+    # ------------------------------------------------------------ the keeper of doors (shm/lock.py)
+    def make_shut(self, number: int, gen: int) -> locks.Door:
+        return self.doors.make_shut(number, gen)
+
+    def door(self, number: int, gen: int) -> locks.Door:
+        return self.doors.door(number, gen)
+
+    def living_slots(self) -> Iterator[int]:
+        self._collect()
+        w = self.t.w
+        for slot in range(w[H_SLOTS]):
+            base = slot_base(slot)
+            if w[base + M_KIND] and slot not in self.dead:
+                yield base
+
+    def dead_slots(self) -> list[int]:
+        return [slot_base(slot) for slot in self.dead]
+
+    def pause(self) -> None:
+        time.sleep(_PAUSE_S)
+
+    def _free_locks(self) -> None:
+        """Free the locks of everybody who is dead by now."""
+        self._collect()
+        for slot in list(self.dead):
+            locks.recover(self.t.w, self, slot_base(slot), self._repair_lock, M_PHASE_LEVELS)
+
+    def _repair_lock(self, number: int) -> None:
+        """Complete what a dead thread began under that lock. Runs alone: the new door is still shut."""
+        w, mem = self.t.w, self.t.mem
+        if number == L_SCHED:
+            runq.repair_global(w)
+            idle.repair(w, self._living_workers())
+        elif L_OBJECTS <= number < L_OBJECTS + N_OBJECT_LOCKS:
+            for base in self._live(POOL_OBJECT):
+                if object_lock(base) == number and w[base + O_KIND] in repairs.REPAIR:
+                    self._woken += repairs.REPAIR[w[base + O_KIND]](w, mem, base, 0)
+            for g in self._live(POOL_G):
+                if object_lock(g) == number:
+                    waitq.repair(w, g + G_JOINQ)
+                    if w[g + G_STATUS] & states.STATUS_MASK >= states.DONE:
+                        self._woken += waitq.decide_all(w, g + G_JOINQ, OUT_OK)
+
+    _woken: list[int]
+
+    # ------------------------------------------------------------ burial
+    def bury(self, slot: int, os_pid: int, how: str) -> None:
+        """Clean up after the worker of `slot`, whose process is reaped. `how` it ended, for the texts."""
+        w = self.t.w
+        self._woken = []
+        self.dead |= {s for s in range(w[H_SLOTS]) if w[slot_base(s) + M_KIND] and w[slot_base(s) + M_HOST] == slot}
+        gone = sorted(self.dead & {s for s in range(w[H_SLOTS]) if w[slot_base(s) + M_HOST] == slot})
+        w[slot_base(slot) + M_P], p = 0, w[slot_base(slot) + M_P]
+        w[slot_base(slot) + M_SPINNING] = 0
+        self._free_locks()
+        self._leave_queues(gone)
+        self._end_goroutines(gone, f"worker {os_pid} (M{slot}) {how}")
+        self._requeue(gone)
+        self._deliver_for(gone)
+        self._release_p(bool(p))
+        self._drop_handles(slot)
+        self._sweep_caches(gone)
+        for g in self._woken:
+            deliver(self.t, g)
+        for s in gone:
+            base = slot_base(s)
+            w[base + M_INBOX] = 0
+            w[base + M_KIND] = KIND_FREE
+            self.dead.discard(s)
+        self._kick()
+
+    def _leave_queues(self, gone: list[int]) -> None:
+        w = self.t.w
+        for base in self._live(POOL_OBJECT):
+            for q in repairs.QUEUES.get(w[base + O_KIND], ()):
+                if w[base + q]:
+                    self._purge(base, base + q, gone)
+        for g in self._live(POOL_G):
+            if w[g + G_STATUS] & states.STATUS_MASK <= states.WAITING and w[g + G_JOINQ]:
+                self._purge(g, g + G_JOINQ, gone)
+
+    def _purge(self, base: int, q: int, gone: list[int]) -> None:
+        """Unlink the sudogs of dead goroutines from the queue at word `q` of the record at `base`."""
+        t, w = self.t, self.t.w
+        lock = t.locks[object_lock(base)]
+        t.enter(lock)
+        for s in waitq.sudogs(w, q):
+            if w[w[s + SG_G] + G_M] in gone:
+                waitq.remove(w, q, s)
+        t.leave(lock)
+
+    def _end_goroutines(self, gone: list[int], who: str) -> None:
+        t, w = self.t, self.t.w
+        panicked = 0
+        for g in self._live(POOL_G):
+            if w[g + G_M] not in gone or w[g + G_STATUS] & states.STATUS_MASK not in (
+                states.RUNNING,
+                states.WAITING,
+                states.RUNNABLE,
+            ):
+                continue
+            text = f"goroutine {w[g + G_GOID]} was lost: {who} while it was {_state_text(w[g + G_STATUS])}"
+            data = text.encode()
+            block = pool.take_block(t, len(data))
+            t.mem[(block + BLOCK_DATA) * WORD : (block + BLOCK_DATA) * WORD + len(data)] = data
+            lock = t.locks[object_lock(g)]
+            t.enter(lock)
+            held = w[g + R_REFS] > 1
+            w[g + G_MSG] = len(data) | HDR_LOST | HDR_SPILLED
+            w[g + G_MSG + 1] = block
+            w[g + G_STATUS] = states.FAILED  # publishes
+            self._woken += waitq.decide_all(w, g + G_JOINQ, OUT_OK)
+            w[g + R_REFS] -= 1
+            refs = w[g + R_REFS]
+            t.leave(lock)
+            w[slot_base(w[g + G_M]) + M_FINISHED] += 1
+            if not held:
+                panicked += 1
+                if w[H_ON_PANIC] == ON_PANIC_LOG:
+                    sys.stderr.write(f"panic: WorkerLost: {text}\n")
+                    sys.stderr.flush()
+                else:
+                    self._panic(data)
+            if not refs:
+                self._orphan(g | 1)
+
+    def _panic(self, data: bytes) -> None:
+        """End the program: a goroutine that nobody waits for is lost."""
+        t, w = self.t, self.t.w
+        if w[H_STOP]:
+            return
+        block = pool.take_block(t, len(data) + WORD)
+        w[block + BLOCK_DATA] = len(data)
+        t.mem[(block + BLOCK_DATA + 1) * WORD : (block + BLOCK_DATA + 1) * WORD + len(data)] = data
+        t.enter(t.locks[L_SCHED])
+        if not w[S_FATAL]:
+            w[S_FATAL] = block
+            w[H_STOP] = STOP_LOST
+        t.leave(t.locks[L_SCHED])
+
+    def _requeue(self, gone: list[int]) -> None:
+        t, w = self.t, self.t.w
+        queued: set[int] = set()
+        for p in range(MAX_PS):
+            if runq.length(w, p):
+                lock = t.locks[L_PS + p]
+                t.enter(lock)
+                queued.update(runq.queued(w, p))
+                t.leave(lock)
+        t.enter(t.locks[L_SCHED])
+        queued.update(runq.queued_global(w))
+        t.leave(t.locks[L_SCHED])
+        # Whoever living moved one meanwhile wrote its own slot into the head first, so it is not taken for lost.
+        lost = [
+            g
+            for g in self._live(POOL_G)
+            if w[g + R_HEAD] >> 8 in gone
+            and not w[g + G_M]
+            and w[g + G_STATUS] & states.STATUS_MASK == states.RUNNABLE
+            and g not in queued
+        ]
+        if lost:
+            for g in lost:
+                w[g + R_HEAD] = t.live
+            runq.put_global(t, lost)
+
+    def _deliver_for(self, gone: list[int]) -> None:
+        t, w = self.t, self.t.w
+        for g in self._live(POOL_G):
+            decision, home = w[g + G_DECIDE], w[g + G_M]
+            if not decision or decision >> 32 not in gone or home in self.dead:
+                continue
+            if w[g + G_STATUS] & states.STATUS_MASK != states.WAITING:
+                continue
+            if w[slot_base(home) + M_KIND] != KIND_WORKER:
+                note.wake(t, home)
+                continue
+            lock = t.locks[inbox_lock(home)]
+            t.enter(lock)
+            missing = (
+                w[g + G_STATUS] & states.STATUS_MASK == states.WAITING
+                and w[g + G_DECIDE] == decision
+                and not in_inbox(t, g, home)
+            )
+            if missing:
+                w[g + R_LINK] = w[slot_base(home) + M_INBOX]
+                w[slot_base(home) + M_INBOX] = g
+            t.leave(lock)
+            if missing:
+                w[slot_base(home) + M_ATTENTION] = 1
+                note.wake(t, home)
+
+    def _release_p(self, had_one: bool) -> None:
+        t, w = self.t, self.t.w
+        t.enter(t.locks[L_SCHED])
+        idle.repair(w, self._living_workers())
+        t.leave(t.locks[L_SCHED])
+        if had_one:
+            idle.wake_p(t)
+
+    def _drop_handles(self, host: int) -> None:
+        t, w = self.t, self.t.w
+        word, bit = R_HOLDERS + host // 64, 1 << host % 64
+        for which in (POOL_OBJECT, POOL_G):
+            for base in self._live(which):
+                if not w[base + word] & bit:
+                    continue
+                lock = t.locks[object_lock(base)]
+                t.enter(lock)
+                refs = 1
+                if w[base + word] & bit:
+                    w[base + word] &= ~bit
+                    refs = w[base + R_REFS] - 1
+                    w[base + R_REFS] = refs
+                t.leave(lock)
+                if not refs:
+                    self._orphan(base | (which == POOL_G))
+
+    def _orphan(self, tagged: int) -> None:
+        """Give a record without references to whichever worker looks first, to free it and what it holds."""
+        t, w = self.t, self.t.w
+        t.enter(t.locks[L_SCHED])
+        w[(tagged & ~1) + R_LINK] = w[S_ORPHANS]
+        w[S_ORPHANS] = tagged
+        t.leave(t.locks[L_SCHED])
+
+    def _sweep_caches(self, gone: list[int]) -> None:
+        t, w = self.t, self.t.w
+        for which in range(N_POOLS):
+            everything = set(pool.records(w, which))
+            if not everything:
+                continue
+            lock = t.locks[pool_lock(which)]
+            t.enter(lock)
+            for slot in gone:
+                pool.sweep(w, which, slot, everything)
+            t.leave(lock)
+
+    def _kick(self) -> None:
+        """Have everybody look again: a wake-up may have died with its sender."""
+        w = self.t.w
+        for slot in range(1, w[H_SLOTS]):
+            if w[slot_base(slot) + M_KIND]:
+                w[slot_base(slot) + M_ATTENTION] = 1
+                self.t.notes[slot].release()
+
+    # ------------------------------------------------------------ eyes
+    def _live(self, which: int) -> list[int]:
+        w = self.t.w
+        return [base for base in pool.records(w, which) if w[base + R_HEAD] & 0xFF == REC_LIVE]
+
+    def _living_workers(self) -> Iterable[int]:
+        w = self.t.w
+        return [
+            slot
+            for slot in range(1, w[H_SLOTS])
+            if w[slot_base(slot) + M_KIND] == KIND_WORKER and slot not in self.dead
+        ]
+
+
+def _state_text(status: int) -> str:
+    if status & states.STATUS_MASK == states.WAITING:
+        return f"waiting ({states.REASON_TEXT[status >> states.REASON_SHIFT]})"
+    return "running"

@@ -1,0 +1,108 @@
+"""For every test: a printed seed, and the check that it left nothing behind."""
+
+from __future__ import annotations
+
+import gc
+import os
+import pathlib
+import random
+import sys
+import threading
+import time
+
+import psutil
+import pytest
+
+REPO = str(pathlib.Path(__file__).resolve().parents[1])
+if REPO not in sys.path:
+    sys.path.insert(0, REPO)  # goroutines import the helpers of these tests by name
+
+# What a test started may need a moment to be gone; it is an error only if it stays.
+GONE_S = 10.0
+
+
+def pytest_addoption(parser):
+    parser.addoption("--seed", type=int, help="seed of the tests that draw; default: a new one each time")
+    parser.addoption("--slow", action="store_true", help="also run the tests marked slow")
+
+
+def pytest_configure(config):
+    if config.getoption("--seed") is None:
+        config.option.seed = random.SystemRandom().randrange(1 << 32)
+
+
+def pytest_report_header(config):
+    return f"seed: {config.getoption('--seed')} (again: --seed={config.getoption('--seed')})"
+
+
+def pytest_collection_modifyitems(config, items):
+    """Slow tests run when asked for: by --slow, by -m, or by name."""
+    if config.getoption("--slow") or config.getoption("-m") or any("::" in arg for arg in config.args):
+        return
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.skip(reason="slow; run with --slow"))
+
+
+@pytest.fixture
+def seed(request):
+    """The seed of this run; shown with a failure."""
+    value = request.config.getoption("--seed")
+    print(f"seed {value}")
+    return value
+
+
+def semaphore_names():
+    try:
+        return {name for name in os.listdir("/dev/shm") if name.startswith("sem.mproc-go.")}
+    except FileNotFoundError:
+        return set()
+
+
+def state_of_this_process():
+    """What a test must leave as it found it."""
+    me = psutil.Process()
+    return {
+        "child processes": {(child.pid, child.create_time()) for child in me.children(recursive=True)},
+        "names in /dev/shm": semaphore_names(),
+        "descriptors": len(os.listdir("/proc/self/fd")),
+        "threads": {thread.ident for thread in threading.enumerate()},
+    }
+
+
+def left_behind(before):
+    now = state_of_this_process()
+    left = {}
+    for what, was in before.items():
+        extra = now[what] - was if isinstance(was, set) else max(0, now[what] - was)
+        if extra:
+            left[what] = extra
+    return left
+
+
+def check_nothing_left(before):
+    deadline = time.monotonic() + GONE_S
+    left = left_behind(before)
+    while left and time.monotonic() < deadline:
+        gc.collect()
+        time.sleep(0.02)
+        left = left_behind(before)
+    assert not left, f"left behind: {left}"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def module_leaves_nothing():
+    """No process, semaphore name, descriptor or thread stays behind a module."""
+    before = state_of_this_process()
+    yield
+    check_nothing_left(before)
+
+
+@pytest.fixture(autouse=True)
+def test_leaves_nothing(module_leaves_nothing, request):
+    """No process, semaphore name, descriptor or thread stays behind a test."""
+    if "rt" in request.fixturenames:
+        request.getfixturevalue("rt")  # started before we look, so that what it has does not count
+    before = state_of_this_process()
+    yield
+    check_nothing_left(before)
