@@ -34,6 +34,7 @@ _HOMES = {
         "WouldBlock",
     ),
     "mproc_go.runtime.blocking": ("blocking",),
+    "mproc_go.runtime.dump": ("stacks",),
     "mproc_go.runtime.netpoll": ("wait_readable", "wait_writable"),
     "mproc_go.runtime.boot": ("Runtime", "run"),
     "mproc_go.runtime.goroutine": (
@@ -89,6 +90,7 @@ if TYPE_CHECKING:
     from mproc_go.runtime.blocking import blocking as blocking
     from mproc_go.runtime.boot import Runtime as Runtime
     from mproc_go.runtime.boot import run as run
+    from mproc_go.runtime.dump import stacks as stacks
     from mproc_go.runtime.goroutine import Goroutine as Goroutine
     from mproc_go.runtime.goroutine import go as go
     from mproc_go.runtime.goroutine import goexit as goexit

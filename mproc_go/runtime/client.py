@@ -27,6 +27,7 @@ from mproc_go.shm.layout import (
     KIND_CLIENT,
     KIND_FREE,
     L_SCHED,
+    M_DEADLINE,
     M_FINISHED,
     M_HOST,
     M_KIND,
@@ -78,12 +79,14 @@ class ClientM(M):
                     self.interrupted()
                 timeout = CHECK_S
                 if deadline is not None:
+                    w[self.base + M_DEADLINE] = int(deadline * 1e9)
                     timeout = min(timeout, deadline - time.monotonic())
                     if timeout <= 0:
                         return 0
                 if not note.sleep(self, timeout):
                     self._check_supervisor()
         finally:
+            w[self.base + M_DEADLINE] = 0
             note.awake(self)
             w[g + G_STATUS] = states.RUNNING
         return int(w[decide])

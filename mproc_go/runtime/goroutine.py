@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, Generic, NoReturn, ParamSpec, TypeVar
 
 from mproc_go.errors import WorkerLost
+from mproc_go.observe.stacks import state_text
 from mproc_go.runtime import message, park, spawn
 from mproc_go.runtime import process as rt
 from mproc_go.runtime.handle import SharedHandle, register
@@ -18,6 +19,7 @@ from mproc_go.shm.layout import (
     G_JOINQ,
     G_MSG,
     G_STATUS,
+    G_WAITS_FOR,
     H_MAX_MS,
     H_STOP,
     HDR_EXCEPTION,
@@ -105,7 +107,9 @@ class Goroutine(SharedHandle, Generic[R]):
             if w[H_STOP]:
                 m.interrupted()
             raise TimeoutError(f"goroutine {self._goid} has not ended")
-        waitq.join(w, g + G_JOINQ, m.begin_wait())
+        me = m.begin_wait()
+        w[me + G_WAITS_FOR] = g
+        waitq.join(w, g + G_JOINQ, me)
         m.leave(lock)
         if not park.park(m, lock, g + G_JOINQ, states.GOROUTINE_RESULT, deadline_of(timeout)):
             raise TimeoutError(f"goroutine {self._goid} has not ended within {timeout} s")
@@ -116,7 +120,7 @@ class Goroutine(SharedHandle, Generic[R]):
 
     def __repr__(self) -> str:
         w = self._words()
-        state = "of a runtime that is over" if w is None else rt.reason_text(w[self._base + G_STATUS])
+        state = "of a runtime that is over" if w is None else state_text(w[self._base + G_STATUS])
         return f"<Goroutine {self._goid} {state}>"
 
 

@@ -7,7 +7,7 @@ import traceback
 from typing import TYPE_CHECKING
 
 from mproc_go.codec import wire
-from mproc_go.errors import GoroutinePanic, SharedMemoryFull, WorkerLost
+from mproc_go.errors import Deadlock, GoroutinePanic, SharedMemoryFull, WorkerLost
 from mproc_go.runtime import message
 from mproc_go.shm import note
 from mproc_go.shm.layout import (
@@ -22,6 +22,7 @@ from mproc_go.shm.layout import (
     M_KIND,
     ON_PANIC_LOG,
     S_FATAL,
+    STOP_DEADLOCK,
     STOP_LOST,
     STOP_PANIC,
     WORD,
@@ -97,6 +98,8 @@ def fatal(m: M) -> Exception | None:
     stop = w[H_STOP]
     if stop == STOP_LOST:
         return WorkerLost(_text(m, w[S_FATAL]))
+    if stop == STOP_DEADLOCK:
+        return Deadlock(_text(m, w[S_FATAL]))
     if stop != STOP_PANIC:
         return None
     if not w[S_FATAL]:

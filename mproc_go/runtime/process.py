@@ -16,7 +16,6 @@ from typing import Any
 
 from mproc_go.errors import NotRunning, bug
 from mproc_go.runtime.refs import Refs
-from mproc_go.sched import states
 from mproc_go.sched.deliver import deliver
 from mproc_go.shm.layout import (
     G_DECIDE,
@@ -189,11 +188,3 @@ def goroutines(w: memoryview) -> int:
         base = slot_base(slot)
         total += w[base + M_SPAWNED] - w[base + M_FINISHED]
     return total
-
-
-def reason_text(status: int) -> str:
-    """State of a goroutine in Go's words."""
-    state = status & states.STATUS_MASK
-    if state == states.WAITING:
-        return states.REASON_TEXT[status >> states.REASON_SHIFT]
-    return {states.RUNNABLE: "runnable", states.RUNNING: "running"}.get(state, "dead")

@@ -36,7 +36,7 @@ from greenlet import getcurrent, greenlet
 
 from mproc_go.codec import wire
 from mproc_go.errors import EncodeError, bug
-from mproc_go.runtime import message, panics
+from mproc_go.runtime import dump, message, panics
 from mproc_go.runtime.process import M, Process
 from mproc_go.runtime.spawn import args_of
 from mproc_go.sched import idle, runq, states, waitq
@@ -52,10 +52,12 @@ from mproc_go.shm.layout import (
     HDR_EXCEPTION,
     M_ATTENTION,
     M_DEADLINE,
+    M_DUMP,
     M_EXTERNAL,
     M_FINISHED,
     M_INBOX,
     M_P,
+    M_REPLIED,
     M_RESIDENT,
     M_RETIRE,
     M_RUNNING,
@@ -286,6 +288,8 @@ class WorkerM(M):
         if w[self.base + M_YIELD]:
             w[self.base + M_YIELD] = 0
             idle.yield_p(self)
+        if w[self.base + M_DUMP] != w[self.base + M_REPLIED]:
+            dump.answer(self)
         if w[S_ORPHANS]:
             self.process.refs.adopt_orphans(self)
         if w[self.base + M_RETIRE]:
@@ -330,6 +334,7 @@ class WorkerM(M):
     # ------------------------------------------------------------ the hub
     def run(self) -> NoReturn:
         """Schedule for ever. Runs: in the main greenlet of the worker."""
+        self.w[self.tick_word] = 1  # we are here: the supervisor need not start another in our place
         idle.acquire_p(self)
         while True:
             fiber = self.find()

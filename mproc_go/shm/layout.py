@@ -205,6 +205,7 @@ G_JOINQ: Final = 13  # who waits for its result: head, tail; guard: the object l
 G_PARENT: Final = 15  # goid of the spawner
 G_MSG: Final = 16  # message with the arguments, later the result (nobody needs the sudog then) ...
 G_SUDOG: Final = 16  # ... in between: the sudog for waits on a single queue
+G_WAITS_FOR: Final = 30  # while it waits for a goroutine's result: that goroutine; writer: the G; reader: reports
 G_WORDS: Final = 32
 
 G_HAS_KWARGS: Final = 1

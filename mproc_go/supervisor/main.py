@@ -55,6 +55,7 @@ from mproc_go.shm.layout import (
 )
 from mproc_go.shm.segment import Segment, set_death_signal, set_process_name
 from mproc_go.supervisor import control
+from mproc_go.supervisor.deadlock import Detector
 from mproc_go.supervisor.reaper import Reaper
 from mproc_go.supervisor.sysmon import Sysmon
 from mproc_go.supervisor.thread import SupervisorThread
@@ -139,6 +140,7 @@ class Supervisor:
         idle.start(w, options["procs"])
         self.thread = SupervisorThread(segment, opened.locks(w), opened.notes, 0)
         self.reaper = Reaper(self.thread, opened, self.collect)
+        self.detector = Detector(self.thread)
         self.sysmon = Sysmon(self.thread, self.fork_worker)
         gc.collect()
         gc.freeze()  # what the workers share with us stays shared
@@ -202,6 +204,9 @@ class Supervisor:
                 self.bury(*self.unburied.pop())
             if not w[H_STOP]:
                 self.sysmon.tick()
+                if not busy and self.detector.look():
+                    self.detector.report()
+                    self.wake_everybody()
 
     def collect(self) -> None:
         """Reap workers that ended; what they leave is cleaned up later, in the loop."""

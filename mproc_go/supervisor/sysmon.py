@@ -154,6 +154,9 @@ class Sysmon:
 
     def _one_more(self) -> None:
         self.needed_at = time.monotonic()
+        w = self.t.w
+        if any(not w[slot_base(slot) + M_TICK] for slot in self.watched):
+            return  # one is just starting
         if self.fork():
             self.at_bound = False
         elif not self.at_bound:
