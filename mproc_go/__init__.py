@@ -34,7 +34,7 @@ _HOMES = {
         "WouldBlock",
     ),
     "mproc_go.runtime.blocking": ("blocking",),
-    "mproc_go.runtime.dump": ("stacks",),
+    "mproc_go.runtime.dump": ("stacks", "stats"),
     "mproc_go.runtime.netpoll": ("wait_readable", "wait_writable"),
     "mproc_go.runtime.boot": ("Runtime", "run"),
     "mproc_go.runtime.goroutine": (
@@ -56,6 +56,8 @@ _HOMES = {
     "mproc_go.sync.once": ("Once",),
     "mproc_go.sync.rwmutex": ("RWMutex",),
     "mproc_go.sync.semaphore": ("Semaphore",),
+    "mproc_go.lib.clock": ("Ticker", "Timer", "after", "after_func"),
+    "mproc_go.lib.group": ("Group",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -87,10 +89,16 @@ if TYPE_CHECKING:
     from mproc_go.errors import SharedMemoryFull as SharedMemoryFull
     from mproc_go.errors import WorkerLost as WorkerLost
     from mproc_go.errors import WouldBlock as WouldBlock
+    from mproc_go.lib.clock import Ticker as Ticker
+    from mproc_go.lib.clock import Timer as Timer
+    from mproc_go.lib.clock import after as after
+    from mproc_go.lib.clock import after_func as after_func
+    from mproc_go.lib.group import Group as Group
     from mproc_go.runtime.blocking import blocking as blocking
     from mproc_go.runtime.boot import Runtime as Runtime
     from mproc_go.runtime.boot import run as run
     from mproc_go.runtime.dump import stacks as stacks
+    from mproc_go.runtime.dump import stats as stats
     from mproc_go.runtime.goroutine import Goroutine as Goroutine
     from mproc_go.runtime.goroutine import go as go
     from mproc_go.runtime.goroutine import goexit as goexit
@@ -102,10 +110,10 @@ if TYPE_CHECKING:
     from mproc_go.runtime.netpoll import wait_readable as wait_readable
     from mproc_go.runtime.netpoll import wait_writable as wait_writable
     from mproc_go.sched.cpus import num_cpu as num_cpu
-    from mproc_go.sync.waitgroup import WaitGroup as WaitGroup
     from mproc_go.sync.atomic import AtomicInt as AtomicInt
     from mproc_go.sync.cond import Cond as Cond
     from mproc_go.sync.mutex import Mutex as Mutex
     from mproc_go.sync.once import Once as Once
     from mproc_go.sync.rwmutex import RWMutex as RWMutex
     from mproc_go.sync.semaphore import Semaphore as Semaphore
+    from mproc_go.sync.waitgroup import WaitGroup as WaitGroup

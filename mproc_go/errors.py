@@ -12,7 +12,9 @@ from __future__ import annotations
 from typing import NoReturn
 
 __all__ = [
+    "Canceled",
     "ChanClosed",
+    "DeadlineExceeded",
     "Deadlock",
     "EncodeError",
     "GoroutinePanic",
@@ -98,6 +100,32 @@ class NotRunning(MprocError):
 
 class EncodeError(MprocError):
     """A value can't travel to another process; the message names the offending type."""
+
+
+class Canceled(MprocError):
+    """``err()`` of a context that was cancelled. Equal to any other of its kind, and to the class itself."""
+
+    def __init__(self, message: str = CONTEXT_CANCELED) -> None:
+        super().__init__(message)
+
+    def __eq__(self, other: object) -> bool:
+        return other is Canceled or isinstance(other, Canceled)
+
+    def __hash__(self) -> int:
+        return hash(Canceled)
+
+
+class DeadlineExceeded(MprocError, TimeoutError):
+    """``err()`` of a context whose deadline passed. Equal to any other of its kind, and to the class itself."""
+
+    def __init__(self, message: str = CONTEXT_EXCEEDED) -> None:
+        super().__init__(message)
+
+    def __eq__(self, other: object) -> bool:
+        return other is DeadlineExceeded or isinstance(other, DeadlineExceeded)
+
+    def __hash__(self) -> int:
+        return hash(DeadlineExceeded)
 
 
 class RemoteError(MprocError):

@@ -9,6 +9,9 @@ import socket
 from typing import Any, NoReturn
 
 import mproc_go.chan.channel
+import mproc_go.lib.clock
+import mproc_go.lib.context
+import mproc_go.lib.group
 import mproc_go.runtime.goroutine
 import mproc_go.sync.atomic
 import mproc_go.sync.cond

@@ -1,8 +1,8 @@
 """``after``, ``Timer``, ``Ticker``, ``after_func``: time as a message.
 
 A timer is a few words beside its channel, in the record of that channel: one lock guards both, so stopping a timer and
-taking back what it has sent already is one step. A ``Timer`` and its ``.c`` are two kinds of handles of one record. What
-fires it is an alarm (alarm.py).
+taking back what it has sent already is one step. A ``Timer`` and its ``.c`` are two kinds of handles of one record.
+What fires it is an alarm (alarm.py).
 
 The rules are Go's since 1.23: after ``stop`` or ``reset`` nothing can be received that was sent before; a timer nobody
 can reach is freed, also while it runs; who does not receive loses ticks, and never gets two for one.
@@ -55,11 +55,12 @@ class _Clock(SharedHandle):
 
     _c: Chan[float] | None
 
-    def _make_channel(self, call: Callable[[M], tuple[int, message.Body]] | None = None) -> M:
+    def _make_channel(self) -> M:
         channel: Chan[float] = Chan(1)
         m = rt.current()
         w, base = m.w, channel._base
-        w[base + TM_DEADLINE] = w[base + TM_PERIOD] = w[base + TM_LOOK] = w[base + TM_CALL] = 0
+        w[base + TM_DEADLINE] = w[base + TM_PERIOD] = w[base + TM_LOOK] = 0
+        w[base + TM_CALL] = w[base + TM_CALL + 1] = 0
         m.process.refs.opened(m, base)
         self._bind(m, base, channel._gen)
         self._c = channel
@@ -71,13 +72,13 @@ class _Clock(SharedHandle):
 
     @property
     def c(self) -> Chan[float]:
-        """The channel it sends on; what it sends is ``time.time()``."""
-        if self._c is None:
+        """The channel it sends on; what it sends is ``time.time()``. None where it calls a function instead."""
+        if self._c is None and not self._m().w[self._base + TM_CALL + 1]:
             self._c = Chan._open(self._base, self._gen)
-        return self._c
+        return self._c  # type: ignore[return-value] # nobody expects None who did not ask for a function
 
     def _set(self, when: int, period: int) -> bool:
-        """Stop it, take back what was not received, and arm it anew if `when` is not 0; return whether it was active."""
+        """Stop it, take back what was not received, arm it anew if `when` is not 0; return whether it was active."""
         m = self._m()
         w, base = m.w, self._base
         if w[H_STOP]:
@@ -178,6 +179,38 @@ def after(seconds: float) -> Chan[float]:
     return Timer(seconds).c
 
 
+def after_func(seconds: float, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Timer:
+    """Call ``fn(*args, **kwargs)`` in a goroutine of its own, in `seconds` from now.
+
+    The timer can be stopped and reset. The call comes whether or not the timer is kept; ``stop`` does not wait for one
+    that has begun.
+
+    Raises:
+        TypeError: `fn` can't be called.
+        EncodeError: the function or an argument can't travel.
+        ValueError, SharedMemoryFull, NotRunning: as :class:`Timer`.
+
+    Source: Go time.AfterFunc.
+    """
+    if not callable(fn):
+        raise TypeError(GO_OF_NIL if fn is None else f"after_func needs a function, not {type(fn).__name__}")
+    when = alarm.deadline_ns(seconds)
+    hdr, body = message.pack(rt.current(), (fn, args, kwargs), 0)
+    timer = Timer.__new__(Timer)
+    try:
+        m = timer._make_channel()
+    except BaseException:
+        message.discard(rt.current(), hdr, body)
+        raise
+    w, base = m.w, timer._base
+    timer._c = None
+    w[base + O_KIND] = KIND_TIMER  # what it is to whoever frees it, now that no channel handle is left
+    w[base + TM_CALL] = hdr
+    w[base + TM_CALL + 1] = body
+    timer._set(when, 0)
+    return timer
+
+
 # ---------------------------------------------------------------- under the channel's lock
 def arm(w: Any, base: int, when: int, period: int) -> tuple[bool, bool]:
     """Set the timer, 0 to stop it; return whether it was active, and whether an alarm must be told.
@@ -192,6 +225,8 @@ def arm(w: Any, base: int, when: int, period: int) -> tuple[bool, bool]:
     look = bool(when) and not 0 < w[base + TM_LOOK] <= when
     if look:
         w[base + TM_LOOK] = when
+    if w[base + TM_CALL + 1]:  # a call to come keeps its timer: nobody else may do so
+        w[base + R_REFS] += bool(when) - (w[base + TM_DEADLINE] != 0)
     w[base + TM_DEADLINE] = when  # publishes
     return active, look
 
@@ -207,23 +242,29 @@ def _look(m: M, base: int, gen: int, when: int) -> int:
     lock = m.locks[object_lock(base)]
     hdr, body = wire.encode(time.time())
     now = time.monotonic_ns()
-    woken: list[int] = []
+    g = call = 0
     m.enter(lock)
     if w[base + R_GEN] != gen or not w[base + R_REFS] or w[base + TM_LOOK] != when:
         m.leave(lock)
         return 0
     due = w[base + TM_DEADLINE]
     if due and due <= now:
-        outcome, g = ops.send(w, m.mem, base, hdr, body, m.slot)
-        if g:
-            woken.append(g)
+        call = w[base + TM_CALL + 1]
+        outcome = ops.DONE
+        if not call:
+            outcome, g = ops.send(w, m.mem, base, hdr, body, m.slot)
         period = w[base + TM_PERIOD]
-        again = next_tick(due, period, now) if period and outcome != ops.CLOSED else 0
-        w[base + TM_DEADLINE] = again
+        w[base + TM_DEADLINE] = next_tick(due, period, now) if period and outcome != ops.CLOSED else 0
     again = w[base + TM_LOOK] = w[base + TM_DEADLINE]
     m.leave(lock)
-    for g in woken:
+    if g:
         m.ready(g)
+    if call:
+        try:
+            fn, args, kwargs = message.copy(m, w[base + TM_CALL], call)
+            spawn.spawn(m, fn, args, kwargs, False)
+        finally:
+            m.process.refs.release(m, [(KIND_TIMER, base, gen)])
     return int(again)
 
 
@@ -234,3 +275,14 @@ def check(w: Any, base: int) -> None:
 
 
 alarm.LOOKS[_LOOK] = (TM_LOOK, _look)
+
+
+def _destroy(m: M, base: int) -> None:
+    w = m.w
+    if w[base + TM_CALL + 1]:
+        message.discard(m, w[base + TM_CALL], w[base + TM_CALL + 1])
+    refs.DESTROY[KIND_CHAN](m, base)
+
+
+register(Timer, _destroy)
+register(Ticker, _destroy)

@@ -136,6 +136,7 @@ class Runtime:
             theirs.close()
             supervisor_fd = os.pidfd_open(self._os_pid)
             options = {k: v for k, v in self._options.items() if k != "path"}
+            options |= {"schedtrace": defaults.get("schedtrace", 0)}
             options |= {"owner": os.getpid(), "clients": CLIENTS, "path": [os.path.abspath(p) for p in sys.path]}
             ours.send(marshal.dumps(options))
             if not select.select([ours], [], [], START_S)[0]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from mproc_go.errors import SharedMemoryFull
 from mproc_go.observe import stacks as eyes
+from mproc_go.observe import stats as figures
 from mproc_go.runtime import process as rt
 from mproc_go.runtime.client import ClientM
 from mproc_go.runtime.process import M
@@ -120,3 +121,11 @@ def stacks() -> str:
     Source: Go runtime.Stack(all).
     """
     return stacks_text(rt.current()) + "\n"
+
+
+def stats() -> dict[str, Any]:
+    """Figures of the runtime: Ps, Ms, goroutines by state, run queues, steals, hand-offs, objects, memory.
+
+    Returns: a plain dict; memory in bytes. Each figure is true, but not all are of one moment.     Blocks: never.
+    """
+    return figures.stats_of(rt.current().w)

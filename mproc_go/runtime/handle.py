@@ -29,7 +29,6 @@ from mproc_go.shm.layout import (
 from mproc_go.shm.lock import Lock
 from mproc_go.shm.pool import take
 
-
 handles.HOMES.update(
     {
         KIND_ATOMIC: "mproc_go.sync.atomic",

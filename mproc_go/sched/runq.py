@@ -16,7 +16,7 @@ Python lacks.
 from __future__ import annotations
 
 import itertools
-from collections.abc import MutableSequence
+from collections.abc import MutableSequence, Sequence
 from typing import TYPE_CHECKING
 
 from mproc_go.shm.layout import (
@@ -124,7 +124,7 @@ def grab(t: Thread, p: int) -> list[int]:
     return taken
 
 
-def length(w: Words, p: int) -> int:
+def length(w: Sequence[int], p: int) -> int:
     """Goroutines queued at the P; may be stale."""
     base = p_base(p)
     head = w[base + P_HEAD]  # head first: it only grows, so the difference is never negative

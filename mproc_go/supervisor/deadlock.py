@@ -1,8 +1,8 @@
 """All asleep? When no goroutine can ever run again, say so, with everybody's stack.
 
 Exact over all processes: every M sleeps, no queue holds a goroutine, no inbox a delivery, no timer is pending, no
-descriptor and no call is waited for, and every client thread waits without a deadline. Anything else vetoes. Whoever runs
-changes one of the counters first, so two looks with equal counters and nothing found between them are enough.
+descriptor and no call is waited for, and every client thread waits without a deadline. Anything else vetoes. Whoever
+runs changes one of the counters first, so two looks with equal counters and nothing found between them are enough.
 
 Source: Go proc.go checkdead.
 """

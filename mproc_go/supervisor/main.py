@@ -19,6 +19,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from mproc_go.errors import SharedMemoryFull
+from mproc_go.observe.stats import schedtrace_line
 from mproc_go.sched import idle
 from mproc_go.shm import doors, sem
 from mproc_go.shm.doors import Doors
@@ -75,7 +76,8 @@ def serve(owner: socket.socket, options: dict[str, Any], worker_main: WorkerMain
     """Run a runtime for the process at the other end of `owner`; never returns.
 
     Args:
-        options: procs, max_ms, clients, memory (bytes), on_panic (0 end, 1 log), owner (os_pid).
+        options: procs, max_ms, clients, memory (bytes), on_panic (0 end, 1 log), schedtrace (ms, 0 never) and
+            owner (os_pid).
     """
     set_process_name("mproc-go sched")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -126,6 +128,9 @@ class Supervisor:
         self.poll = select.poll()
         self.free_slots = list(range(self.max_ms, 0, -1))
         self.unburied: list[tuple[int, int, str]] = []
+        self.trace_ms: int = options["schedtrace"]
+        self.started = time.monotonic()
+        self.trace_at = self.started + self.trace_ms / 1000
         w[H_SUPERVISOR] = os.getpid()
         w[H_SLOTS] = len(opened.notes)
         w[H_ON_PANIC] = options["on_panic"]
@@ -190,7 +195,10 @@ class Supervisor:
         self.poll.register(owner_fd, select.POLLIN)
         while True:
             busy = w[S_PIDLE].bit_count() < w[S_GOMAXPROCS]
-            for fd, _ in self.poll.poll(TICK_MS if busy else IDLE_TICK_MS):
+            tick_ms = TICK_MS if busy else IDLE_TICK_MS
+            if self.trace_ms:
+                tick_ms = min(tick_ms, max(0, int((self.trace_at - time.monotonic()) * 1000)))
+            for fd, _ in self.poll.poll(tick_ms):
                 if fd == owner_fd:
                     return self.stop(STOP_CLOSED)
                 if fd == owner.fileno():
@@ -199,6 +207,8 @@ class Supervisor:
                         return self.stop(STOP_CLOSED)
                     if packet.get("do") == "opened":
                         opened()
+            if self.trace_ms and time.monotonic() >= self.trace_at:
+                self.trace()
             self.collect()
             while self.unburied:
                 self.bury(*self.unburied.pop())
@@ -207,6 +217,14 @@ class Supervisor:
                 if not busy and self.detector.look():
                     self.detector.report()
                     self.wake_everybody()
+
+    def trace(self) -> None:
+        """Write the scheduler's line to stderr, every `schedtrace` milliseconds."""
+        now = time.monotonic()
+        line = schedtrace_line(self.w, int((now - self.started) * 1000))
+        sys.stderr.write(line + "\n")
+        sys.stderr.flush()
+        self.trace_at = max(now, self.trace_at + self.trace_ms / 1000)
 
     def collect(self) -> None:
         """Reap workers that ended; what they leave is cleaned up later, in the loop."""

@@ -1,8 +1,8 @@
 """Go's sysmon: see which M is blocked in a call that nobody declared, and give its P to another.
 
-An M that holds a P and whose scheduling tick stands still runs one goroutine for long: it computes, or it sits in a call
-(``time.sleep``, a driver, a file on a slow disk, a C call that gave up the interpreter lock). Only the operating system
-knows which, so it is asked, cheapest first:
+An M that holds a P and whose scheduling tick stands still runs one goroutine for long: it computes, or it sits in a
+call (``time.sleep``, a driver, a file on a slow disk, a C call that gave up the interpreter lock). Only the operating
+system knows which, so it is asked, cheapest first:
 
 1. the tick word: has it moved since the last look? (0.1 us)
 2. the CPU clock of the process: has it run? (0.5 us; works on any process of ours)
@@ -25,6 +25,7 @@ from mproc_go.sched import idle
 from mproc_go.shm import note
 from mproc_go.shm.layout import (
     H_NEED_M,
+    KIND_WORKER,
     L_SCHED,
     M_ATTENTION,
     M_HANDOFFS,
@@ -35,7 +36,6 @@ from mproc_go.shm.layout import (
     M_RUNNING,
     M_TICK,
     M_YIELD,
-    KIND_WORKER,
     N_HOLDER_WORDS,
     S_GOMAXPROCS,
     S_HANDOFFS,
@@ -122,8 +122,8 @@ class Sysmon:
                     continue
             if waiting and now - m.since > SLICE_S:
                 self._ask_to_yield(base)
-        if w[H_NEED_M] or (w[S_PIDLE] and idle.any_work(w) and not self._sleepers()):
-            w[H_NEED_M] = 0
+        w[H_NEED_M] = 0  # a hint: what counts is whether it is needed still
+        if w[S_PIDLE] and idle.any_work(w) and not self._sleepers():
             self._one_more()
         elif now - self.needed_at > SPARE_S:
             self._retire_one()

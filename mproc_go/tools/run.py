@@ -55,10 +55,18 @@ class _ScriptCommand(click.Command):
     options_metavar="[OPTIONS]",
 )
 @click.option("--procs", type=click.IntRange(min=1), metavar="N", help="Number of Ps. Default: the cores it may use.")
+@click.option(
+    "--schedtrace",
+    type=click.IntRange(min=1),
+    metavar="MS",
+    help="Write a line about the scheduler to stderr every MS milliseconds, in Go's format.",
+)
 @click.option("-m", "module", metavar="MODULE", help="Run a module, as 'python -m' does, instead of a script.")
 @click.argument("args", nargs=-1, type=click.UNPROCESSED, metavar="SCRIPT|-m MODULE [ARGS]...")
 @click.pass_context
-def command(ctx: click.Context, procs: int | None, module: str | None, args: tuple[str, ...]) -> int:
+def command(
+    ctx: click.Context, procs: int | None, schedtrace: int | None, module: str | None, args: tuple[str, ...]
+) -> int:
     """Run a Python script or module that uses mproc_go.
 
     What stands after SCRIPT or '-m MODULE' is passed on to it. The options hold for every runtime that the script
@@ -67,10 +75,12 @@ def command(ctx: click.Context, procs: int | None, module: str | None, args: tup
     """
     if module is None and not args:
         raise click.UsageError("missing SCRIPT or -m MODULE", ctx)
-    if procs is not None:
-        from mproc_go.runtime import boot
+    from mproc_go.runtime import boot
 
+    if procs is not None:
         boot.defaults["procs"] = procs
+    if schedtrace is not None:
+        boot.defaults["schedtrace"] = schedtrace
     try:
         if module is not None:
             _run_module(module, list(args))
