@@ -17,7 +17,17 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import ClassVar, NoReturn, Self
 
-__all__ = ["HANDLE_TYPES", "HOMES", "OPENERS", "Handle", "handle_table", "open_handle", "pack_table", "register", "split_table"]
+__all__ = [
+    "HANDLE_TYPES",
+    "HOMES",
+    "OPENERS",
+    "Handle",
+    "handle_table",
+    "open_handle",
+    "pack_table",
+    "register",
+    "split_table",
+]
 
 #: (kind, base, generation) of one handle.
 Triple = tuple[int, int, int]

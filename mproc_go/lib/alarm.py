@@ -41,10 +41,14 @@ LOOKS: dict[int, tuple[int, Look]] = {}
 
 # Further away than anybody waits; keeps sums within a word.
 NEVER_NS = 1 << 62
+# With nothing to look at the thread ends after this, in seconds, and gives its place back.
+IDLE_S = 0.5
 # The thread looks this often, in seconds, whether the runtime it serves is over without having said so.
 CHECK_S = 2.0
 # Entries above which those of no use are removed, whenever there are twice as many as were left the last time.
 _PURGE = 1024
+# Entries that are looked through whenever the thread has slept for CHECK_S.
+_FEW = 64
 
 
 def deadline_ns(seconds: float) -> int:
@@ -104,9 +108,7 @@ class Alarm:
         self._heap = [
             entry
             for entry in self._heap
-            if w[entry[1] + R_GEN] == entry[2]
-            and w[entry[1] + R_REFS]
-            and w[entry[1] + LOOKS[entry[3]][0]] == entry[0]
+            if w[entry[1] + R_GEN] == entry[2] and w[entry[1] + R_REFS] and w[entry[1] + LOOKS[entry[3]][0]] == entry[0]
         ]
         heapq.heapify(self._heap)
         self._purge_at = max(_PURGE, 2 * len(self._heap))
@@ -120,30 +122,38 @@ class Alarm:
             return
         finally:
             ready.set()
-        m.w[m.base + M_FINISHED] += 1  # num_goroutine counts goroutines of the program's
+        w = m.w
+        w[m.base + M_FINISHED] += 1  # num_goroutine counts goroutines of the program's
         try:
-            while self.process.over is None and not m.w[H_STOP]:
-                self._wait(m)
+            while self.process.over is None and not w[H_STOP] and self._wait(m):
                 self._look(m)
         finally:
-            m.w[m.base + M_FINISHED] -= 1  # it is counted as ended when its slot is given back
+            w[m.base + M_DEADLINE] = 0
+            w[m.base + M_FINISHED] -= 1  # it is counted as ended when its slot is given back
 
-    def _wait(self, m: M) -> None:
-        """Sleep until the first entry is due, or somebody says that another one is first now."""
+    def _wait(self, m: M) -> bool:
+        """Sleep until the first entry is due, or somebody says that another is first now; False if there is no use."""
         w = m.w
         note.announce(m)
         with self._lock:
             first = self._heap[0][0] if self._heap else 0
         w[m.base + M_DEADLINE] = first
-        timeout = CHECK_S
-        if first:
-            timeout = min(timeout, (first - time.monotonic_ns()) / 1e9)
+        timeout = min(CHECK_S, (first - time.monotonic_ns()) / 1e9) if first else IDLE_S
+        woken = True
         if timeout > 0 and not w[H_STOP]:
             reason = states.TIMERS if first else states.TIMERS_IDLE
             w[m.g + G_STATUS] = states.WAITING | reason << states.REASON_SHIFT
-            note.sleep(m, timeout)
+            woken = note.sleep(m, timeout)
             w[m.g + G_STATUS] = states.RUNNING
         note.awake(m)
+        if woken or timeout not in (CHECK_S, IDLE_S):
+            return True
+        with self._lock:
+            if len(self._heap) < _FEW:  # maybe for timers that nobody can reach any more
+                self._purge(w)
+            if not self._heap:
+                self._m = None
+            return self._m is not None
 
     def _look(self, m: M) -> None:
         """Look at everything that is due."""

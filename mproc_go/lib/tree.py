@@ -22,11 +22,13 @@ Source: Go context/context.go propagateCancel, cancelCtx.cancel.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from mproc_go.chan import ops
 from mproc_go.runtime import message, spawn
 from mproc_go.runtime.process import M
+from mproc_go.sched import repairs
 from mproc_go.shm.layout import (
     CX_ACTIVE,
     CX_CHILD,
@@ -98,17 +100,16 @@ def members(w: Any, owner: int) -> list[int]:
     return found
 
 
-def repair(w: Any, owner: int) -> None:
-    """Recompute the hints of a list after a dead thread. Runs alone, under the lock.
-
-    Whoever has left the list without the news in CX_OWNER is told so by the caller: it clears CX_OWNER of all contexts
-    first.
-    """
-    before = 0
-    for base in members(w, owner):
-        w[base + CX_PREV] = before
-        w[base + CX_OWNER] = owner
-        before = base
+def repair(w: Any, contexts: Sequence[int]) -> None:
+    """Recompute the hints of all lists after a dead thread. Runs alone, under the lock."""
+    for base in contexts:
+        w[base + CX_OWNER] = 0  # it may have left a list without the news
+    for owner in contexts:
+        before = 0
+        for base in members(w, owner):
+            w[base + CX_PREV] = before
+            w[base + CX_OWNER] = owner
+            before = base
 
 
 def check(w: Any, owner: int) -> None:
@@ -276,3 +277,5 @@ def destroy(m: M, base: int) -> None:
     give(m, POOL_OBJECT, base)
     m.process.refs.release(m, held + hooks)
 
+
+repairs.UNDER_LOCK[L_CONTEXT] = (KIND_CONTEXT, repair)

@@ -136,7 +136,7 @@ def cycle(t: Thread) -> list[int]:
         while path[-1] in waits and len(path) <= len(waits) + 1:
             following = waits[path[-1]]
             if following in path:
-                circle = path[path.index(following) :] + [following]
+                circle = [*path[path.index(following) :], following]
                 return [w[g + G_GOID] for g in circle]
             path.append(following)
     return []

@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Any, Final, NoReturn, ParamSpec, Self, TypeVar
 
 from mproc_go.errors import NotRunning, SharedMemoryFull
-from mproc_go.runtime import panics
+from mproc_go.runtime import panics, preempt
 from mproc_go.runtime import process as rt
 from mproc_go.runtime.client import ClientM, Registrar
 from mproc_go.runtime.process import M, Process
@@ -28,7 +28,7 @@ from mproc_go.runtime.spawn import CodeTable
 from mproc_go.runtime.worker import WorkerM
 from mproc_go.sched import cpus
 from mproc_go.shm.doors import Doors
-from mproc_go.shm.layout import MAX_PS, MAX_SLOTS
+from mproc_go.shm.layout import H_PREEMPT, MAX_PS, MAX_SLOTS
 from mproc_go.shm.segment import Segment, default_limit_bytes
 from mproc_go.supervisor import control
 
@@ -53,7 +53,7 @@ _BOOTSTRAP: Final = (
 )
 
 _ON_PANIC: Final = {"end": 0, "log": 1}
-_OPTIONS: Final = ("procs", "on_panic", "max_ms", "memory")
+_OPTIONS: Final = ("procs", "on_panic", "preempt", "max_ms", "memory")
 _starting = threading.RLock()
 
 
@@ -65,6 +65,7 @@ class Runtime:
     Args:
         procs: GOMAXPROCS, how many goroutines run at the same time; default: the processors this process may use.
         on_panic: "end" has an exception that nobody waits for end the program, "log" writes it to stderr.
+        preempt: make goroutines that compute for long yield, by a signal (runtime/preempt.py says when it can't).
         max_ms: worker processes at the most.
         memory: bytes the shared segment may grow to; default: half of the memory this process may use.
 
@@ -78,10 +79,11 @@ class Runtime:
         procs: int | None = None,
         *,
         on_panic: str | None = None,
+        preempt: bool | None = None,
         max_ms: int | None = None,
         memory: int | None = None,
     ) -> None:
-        given = {"procs": procs, "on_panic": on_panic, "max_ms": max_ms, "memory": memory}
+        given = {"procs": procs, "on_panic": on_panic, "preempt": preempt, "max_ms": max_ms, "memory": memory}
         self._options = check_options({k: v if v is not None else defaults.get(k) for k, v in given.items()})
         self._process: Process | None = None
         self._sock: socket.socket | None = None
@@ -243,8 +245,12 @@ def check_options(given: dict[str, Any]) -> dict[str, Any]:
     on_panic = given.get("on_panic") or "end"
     if on_panic not in _ON_PANIC:
         raise ValueError(f'on_panic is "end" or "log", not {on_panic!r}')
+    preempt = given.get("preempt") or False
+    if not isinstance(preempt, bool):
+        raise TypeError(f"preempt is True or False, not {type(preempt).__name__}")
     return {
         "procs": procs,
+        "preempt": preempt,
         "on_panic": _ON_PANIC[on_panic],
         "max_ms": _integer("max_ms", given.get("max_ms"), max(DEFAULT_MAX_MS, procs), procs, MAX_SLOTS - CLIENTS - 1),
         "memory": _integer("memory", given.get("memory"), default_limit_bytes(), 1, 1 << 46),
@@ -354,6 +360,8 @@ def worker_main(segment: Segment, opened: Doors, slot: int) -> NoReturn:
     m = WorkerM(process, slot)
     process.tls.m = m
     rt.process = process
+    if segment.w[H_PREEMPT]:
+        preempt.install(m)
     m.run()
 
 

@@ -124,30 +124,60 @@ class Goroutine(SharedHandle, Generic[R]):
         return f"<Goroutine {self._goid} {state}>"
 
 
-def go(fn: Callable[A, R], /, *args: A.args, **kwargs: A.kwargs) -> Goroutine[R]:
-    """Queue ``fn(*args, **kwargs)`` as a new goroutine; any P may run it. Starts the default runtime if there is none.
-
-    The function and the arguments are evaluated and copied now; handles in them travel by reference.
-
-    Returns: its handle; hold it to get the result or the exception. An exception that leaves a goroutine whose handle
-    nobody holds is a panic and ends the program.
-
-    Raises:
-        TypeError: `fn` can't be called.
-        EncodeError: the function or an argument can't travel; nothing was started.
-        SharedMemoryFull: no room for one more goroutine.
-        NotRunning: the runtime is over.
-
-    Blocks: never.     Source: Go's go statement; proc.go newproc.
-    """
+def _go(retries: int, fn: Callable[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Goroutine[R]:
     m = rt.current()
     w = m.w
     if w[H_STOP]:
         m.interrupted()
-    g = spawn.spawn(m, fn, args, kwargs, True)
+    g = spawn.spawn(m, fn, args, kwargs, True, None, retries)
     handle: Goroutine[R] = Goroutine.__new__(Goroutine)
     handle._bind(m, g, w[g + R_GEN])
     return handle
+
+
+class Go:
+    """The type of :data:`go`."""
+
+    __slots__ = ("_retries",)
+
+    def __init__(self, retries: int = 0) -> None:
+        self._retries = retries
+
+    def __call__(self, fn: Callable[A, R], /, *args: A.args, **kwargs: A.kwargs) -> Goroutine[R]:
+        """Queue ``fn(*args, **kwargs)`` as a new goroutine; any P may run it. Starts the default runtime if need be.
+
+        The function and the arguments are evaluated and copied now; handles in them travel by reference.
+
+        Returns: its handle; hold it to get the result or the exception. An exception that leaves a goroutine whose
+        handle nobody holds is a panic and ends the program.
+
+        Raises:
+            TypeError: `fn` can't be called.
+            EncodeError: the function or an argument can't travel; nothing was started.
+            SharedMemoryFull: no room for one more goroutine.
+            NotRunning: the runtime is over.
+
+        Blocks: never.     Source: Go's go statement; proc.go newproc.
+        """
+        return _go(self._retries, fn, args, kwargs)
+
+    def options(self, *, retries: int = 0) -> Go:
+        """``go`` with other options: ``go.options(retries=2)(fn, x)``.
+
+        Args:
+            retries: how often the goroutine is run again, from its beginning, if its worker dies.
+
+        Raises:
+            TypeError, ValueError: it is not an integer, or negative.
+        """
+        if not isinstance(retries, int) or isinstance(retries, bool):
+            raise TypeError(f"retries is an integer, not {type(retries).__name__}")
+        if retries < 0:
+            raise ValueError(f"retries is not negative: {retries}")
+        return Go(retries)
+
+
+go = Go()
 
 
 def gosched() -> None:

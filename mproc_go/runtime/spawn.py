@@ -27,6 +27,8 @@ from mproc_go.shm.layout import (
     G_M,
     G_MSG,
     G_PARENT,
+    G_RETRY,
+    G_RETRY_RECORD,
     G_STATUS,
     HDR_HAS_HANDLES,
     HDR_SPILLED,
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
 
 _CODE_SHIFT = 8
 _RUNNABLE = states.RUNNABLE
+_RETRY_BYTES = 3 * WORD
 
 
 class CodeTable:
@@ -117,12 +120,14 @@ def spawn(
     kwargs: dict[str, Any],
     holder: bool,
     around: Callable[..., Any] | None = None,
+    retries: int = 0,
 ) -> int:
     """Queue a goroutine that calls ``fn(*args, **kwargs)``; return its base.
 
     Args:
         holder: the caller makes a handle of it.
         around: called in its place, as ``around(fn, args, kwargs)``; it travels as a value.
+        retries: how often it is run again if its worker dies.
 
     Raises:
         TypeError: `fn` can't be called.
@@ -154,14 +159,27 @@ def spawn(
         value = args or None
     hdr, data = wire.encode(value)
     body: message.Body = data
-    if hdr & HDR_HAS_HANDLES or len(data) > G_INLINE_BYTES:
+    if retries:
+        flags |= G_RETRY
+        hdr, body = message.stow(m, hdr, data, -1)  # in a block in any case, which outlives the start
+    elif hdr & HDR_HAS_HANDLES or len(data) > G_INLINE_BYTES:
         hdr, body = message.stow(m, hdr, data, G_INLINE_BYTES)
+    record = 0
     try:
+        if retries:
+            record = take_block(m, _RETRY_BYTES)
         g = take(m, POOL_G)
     except BaseException:
         message.discard(m, hdr, body)
+        if record:
+            give_block(m, record, _RETRY_BYTES)
         raise
     w = m.w
+    if record:
+        w[record + BLOCK_DATA] = retries
+        w[record + BLOCK_DATA + 1] = hdr
+        w[record + BLOCK_DATA + 2] = body
+        w[g + G_RETRY_RECORD] = record
     at = g + G_MSG
     w[at] = hdr
     if hdr & HDR_SPILLED:
@@ -197,7 +215,7 @@ def args_of(m: M, g: int) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str
     w = m.w
     code = w[g + G_CODE]
     hdr, body = message.fetch(w, m.mem, g + G_MSG)
-    value = message.open_message(m, hdr, body)
+    value = message.copy(m, hdr, body) if code & G_RETRY else message.open_message(m, hdr, body)
     number = code >> _CODE_SHIFT
     if code & G_COUNTED:
         fn = m.process.codes.load(m, number) if number else value[3]
@@ -208,6 +226,16 @@ def args_of(m: M, g: int) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str
     if code & G_HAS_KWARGS:
         return fn, value[0], value[1]
     return fn, value or (), {}
+
+
+def end_retries(m: M, g: int) -> None:
+    """Free what was kept to run `g` again. Runs: as it ends, before its result is written."""
+    w = m.w
+    if not w[g + G_CODE] & G_RETRY:
+        return
+    record = w[g + G_RETRY_RECORD]
+    message.discard(m, w[record + BLOCK_DATA + 1], w[record + BLOCK_DATA + 2])
+    give_block(m, record, _RETRY_BYTES)
 
 
 def forget(m: M, g: int) -> None:

@@ -38,7 +38,7 @@ from mproc_go.codec import wire
 from mproc_go.errors import EncodeError, bug
 from mproc_go.runtime import dump, message, panics
 from mproc_go.runtime.process import M, Process
-from mproc_go.runtime.spawn import args_of
+from mproc_go.runtime.spawn import args_of, end_retries
 from mproc_go.sched import idle, runq, states, waitq
 from mproc_go.shm import note
 from mproc_go.shm.layout import (
@@ -300,7 +300,7 @@ class WorkerM(M):
     def deliver_local(self, g: int) -> None:
         """Resume a goroutine of this worker. Runs: in any thread of the process, holding the interpreter lock.
 
-        No fence is needed: the hub looks at the bell and begins to sleep without giving up the interpreter lock between.
+        No fence is needed: the hub does not give up the interpreter lock between its last look and its sleep.
         """
         self.returned.append(g)
         self.w[self.attention] = 1
@@ -428,7 +428,7 @@ class WorkerM(M):
         note.awake(self)
 
     def _retire(self) -> None:
-        """End this worker, unless something is bound to it: it was a spare, and there has been nothing to do for long."""
+        """End this worker, a spare that was of no use for long, unless something is bound to it."""
         refs = self.process.refs
         refs.settle(self)
         if self.fibers or self.runnable or refs.holds or self.w[self.base + M_P]:
@@ -525,6 +525,7 @@ class WorkerM(M):
                 hdr, body = message.stow(self, *wire.encode_exception(exc, text), G_INLINE_BYTES)
                 hdr |= HDR_EXCEPTION
         result = None
+        end_retries(self, g)
         del self.fibers[g]
         w[self.base + M_RESIDENT] = len(self.fibers)
         lock = self.locks[object_lock(g)]

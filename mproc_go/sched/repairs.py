@@ -12,6 +12,11 @@ from typing import Any
 REPAIR: dict[int, Callable[[Any, Any, int, int], list[int]]] = {}
 # kind -> offsets of the heads of its wait queues.
 QUEUES: dict[int, Sequence[int]] = {}
+# kind -> forget(w, base, gone, slot): the goroutines `gone` are dead; where the object counts on one of them outside of
+# its queues, it stops to. Under its lock; returns goroutines to make ready.
+FORGET: dict[int, Callable[[Any, int, Callable[[int], bool], int], list[int]]] = {}
+# Number of a lock that guards something of all objects of a kind -> (the kind, repair(w, bases of those objects)).
+UNDER_LOCK: dict[int, tuple[int, Callable[[Any, Sequence[int]], None]]] = {}
 
 
 def register(kind: int, queues: Sequence[int], repair: Callable[[Any, Any, int, int], list[int]]) -> None:

@@ -43,6 +43,7 @@ H_SUPERVISOR: Final = 6  # os_pid
 H_STOP: Final = 7
 # The worker asks the supervisor for one more M (set by wake_p, cleared by the supervisor; both may miss: it ticks).
 H_NEED_M: Final = 8
+H_PREEMPT: Final = 10  # 1: goroutines that compute for long are made to yield by a signal; constant
 H_ON_PANIC: Final = 9  # what a panic does: below; constant
 
 ON_PANIC_END: Final = 0
@@ -68,8 +69,8 @@ S_GOID_BATCH: Final = 64
 S_PWAIT: Final = SCHED + 12  # 4 words, bit mask of Ms that have something to run and wait for a P
 S_PWAIT_NEXT: Final = SCHED + 16  # slot after the one that was served last, so that none of them starves
 S_DUMPER: Final = SCHED + 17  # slot that collects stacks now, 0 = nobody
-# Records nobody refers to any more that the reaper found, for a worker to free: linked by R_LINK, the lowest bit set for
-# a goroutine. Guard: L_SCHED.
+# Records nobody refers to any more that the reaper found, for a worker to free: linked by R_LINK, the lowest bit set
+# for a goroutine. Guard: L_SCHED.
 S_ORPHANS: Final = SCHED + 19
 S_HANDOFFS: Final = SCHED + 18  # Ps taken from blocked Ms, ever; writer: the supervisor
 
@@ -114,7 +115,7 @@ M_SPINNING: Final = 9  # 1 while counted in S_NSPINNING; guard: L_SCHED
 M_HOST: Final = 10  # slot whose bit in holder masks stands for the process; constant while the slot is used
 M_STEALS: Final = 11  # writer: owner
 M_HANDOFFS: Final = 12  # Ps taken from this M while it was blocked; writer: the supervisor
-M_RESIDENT: Final = 13  # goroutines that started here and have not ended; writer: owner; read by idle.py (stale is fine)
+M_RESIDENT: Final = 13  # goroutines that started here and have not ended; writer: owner; a stale read is fine
 # Doorbell: 1 = look at what the words below, the inbox and H_STOP say. Anybody rings it, after the change it is about;
 # the owner clears it and then, behind a fence, looks at everything. One read a scheduling step serves them all.
 M_ATTENTION: Final = 15
@@ -205,10 +206,12 @@ G_JOINQ: Final = 13  # who waits for its result: head, tail; guard: the object l
 G_PARENT: Final = 15  # goid of the spawner
 G_MSG: Final = 16  # message with the arguments, later the result (nobody needs the sudog then) ...
 G_SUDOG: Final = 16  # ... in between: the sudog for waits on a single queue
+G_RETRY_RECORD: Final = 31  # block: times left, header, body; constant. Only with G_RETRY (else arguments may lie here)
 G_WAITS_FOR: Final = 30  # while it waits for a goroutine's result: that goroutine; writer: the G; reader: reports
 G_WORDS: Final = 32
 
 G_HAS_KWARGS: Final = 1
+G_RETRY: Final = 4  # run again if its worker dies: G_RETRY_RECORD holds the message, which is kept until it ends
 G_COUNTED: Final = 2  # the message is (wrapper, args, kwargs): a wait group counts it until it ends
 
 # Message: header, then up to MSG_INLINE_* of payload, or one word with the base of a block.

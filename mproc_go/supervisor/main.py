@@ -25,6 +25,7 @@ from mproc_go.shm import doors, sem
 from mproc_go.shm.doors import Doors
 from mproc_go.shm.layout import (
     H_ON_PANIC,
+    H_PREEMPT,
     H_SLOTS,
     H_STOP,
     H_SUPERVISOR,
@@ -76,7 +77,7 @@ def serve(owner: socket.socket, options: dict[str, Any], worker_main: WorkerMain
     """Run a runtime for the process at the other end of `owner`; never returns.
 
     Args:
-        options: procs, max_ms, clients, memory (bytes), on_panic (0 end, 1 log), schedtrace (ms, 0 never) and
+        options: procs, max_ms, clients, memory (bytes), on_panic (0 end, 1 log), preempt, schedtrace (ms, 0 never) and
             owner (os_pid).
     """
     set_process_name("mproc-go sched")
@@ -134,6 +135,7 @@ class Supervisor:
         w[H_SUPERVISOR] = os.getpid()
         w[H_SLOTS] = len(opened.notes)
         w[H_ON_PANIC] = options["on_panic"]
+        w[H_PREEMPT] = int(options["preempt"])
         w[S_GOID] = 1
         base = slot_base(0)
         w[base + M_OS_PID] = os.getpid()

@@ -5,7 +5,7 @@ Steps of :meth:`Reaper.bury`, each safe to do while the living go on:
 1. Locks: every lock that a slot of the dead process may hold gets a new door (shm/lock.py); what was half done under it
    is completed before the door opens.
 2. Its started goroutines leave every wait queue, so that nobody hands them anything.
-3. They end with WorkerLost: for whoever holds the handle, else as a panic.
+3. They end with WorkerLost, for whoever holds the handle, else as a panic; or run again, where retries are left.
 4. Goroutines it was moving between run queues are queued again: they bear its slot and are in no queue.
 5. Goroutines it decided and did not deliver are delivered.
 6. Its P, and what it counted for (searching, waiting for a P), are recomputed from the living.
@@ -31,11 +31,14 @@ from mproc_go.shm import note, pool
 from mproc_go.shm.doors import Doors
 from mproc_go.shm.layout import (
     BLOCK_DATA,
+    G_CODE,
     G_DECIDE,
     G_GOID,
     G_JOINQ,
     G_M,
     G_MSG,
+    G_RETRY,
+    G_RETRY_RECORD,
     G_STATUS,
     H_ON_PANIC,
     H_SLOTS,
@@ -199,6 +202,9 @@ class Reaper:
                 states.RUNNABLE,
             ):
                 continue
+            if w[g + G_CODE] & G_RETRY and w[w[g + G_RETRY_RECORD] + BLOCK_DATA]:
+                self._again(g)
+                continue
             text = f"goroutine {w[g + G_GOID]} was lost: {who} while it was {_state_text(w[g + G_STATUS])}"
             data = text.encode()
             block = pool.take_block(t, len(data))
@@ -223,6 +229,18 @@ class Reaper:
                     self._panic(data)
             if not refs:
                 self._orphan(g | 1)
+
+    def _again(self, g: int) -> None:
+        """Run a lost goroutine again, from its beginning."""
+        t, w = self.t, self.t.w
+        record = w[g + G_RETRY_RECORD] + BLOCK_DATA
+        w[record] -= 1
+        w[g + G_MSG] = w[record + 1]
+        w[g + G_MSG + 1] = w[record + 2]
+        w[g + G_M] = 0
+        w[g + G_STATUS] = states.RUNNABLE
+        w[g + R_HEAD] = t.live
+        runq.put_global(t, [g])
 
     def _panic(self, data: bytes) -> None:
         """End the program: a goroutine that nobody waits for is lost."""

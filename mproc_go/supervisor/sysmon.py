@@ -17,7 +17,9 @@ number of another process's clock.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import time
 from collections.abc import Callable
 
@@ -25,6 +27,7 @@ from mproc_go.sched import idle
 from mproc_go.shm import note
 from mproc_go.shm.layout import (
     H_NEED_M,
+    H_PREEMPT,
     KIND_WORKER,
     L_SCHED,
     M_ATTENTION,
@@ -55,6 +58,10 @@ SLICE_S = 0.010
 # Spare workers are kept this long without having been needed, in seconds, and this many beyond GOMAXPROCS for ever.
 SPARE_S = 5.0
 SPARES = 1
+
+
+# Asks a goroutine that computes to yield (Runtime(preempt=True)). Source: Go signal_unix.go sigPreempt.
+PREEMPT_SIGNAL = signal.SIGURG
 
 
 class _Watched:
@@ -112,16 +119,20 @@ class Sysmon:
                 continue
             if not w[base + M_RUNNING] or w[base + M_PHASE]:
                 continue
-            if work:
+            if work or w[H_PREEMPT]:
                 # Between two looks, not since the tick stopped: it may have computed before it went to sleep.
                 used, m.cpu = m.cpu, cpu_s(m.os_pid)
                 m.looks = m.looks + 1 if m.cpu - used < ASLEEP_CPU_S else 0
-                if m.looks >= STILL_LOOKS and is_asleep(m.stat_fd):
+                if work and m.looks >= STILL_LOOKS and is_asleep(m.stat_fd):
                     self._retake(slot, tick)
                     m.looks = 0
                     continue
-            if waiting and now - m.since > SLICE_S:
-                self._ask_to_yield(base)
+            if now - m.since > SLICE_S:
+                if waiting:
+                    self._ask_to_yield(base)
+                if w[H_PREEMPT] and not m.looks:  # it computes
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(m.os_pid, PREEMPT_SIGNAL)
         w[H_NEED_M] = 0  # a hint: what counts is whether it is needed still
         if w[S_PIDLE] and idle.any_work(w) and not self._sleepers():
             self._one_more()

@@ -15,7 +15,7 @@ from mproc_go.runtime import park
 from mproc_go.runtime import process as rt
 from mproc_go.runtime.handle import SharedHandle, register
 from mproc_go.runtime.process import M, deadline_of
-from mproc_go.sched import states, waitq
+from mproc_go.sched import repairs, states, waitq
 from mproc_go.shm.layout import (
     CD_KIND,
     CD_MUTEX,
@@ -188,3 +188,4 @@ def _destroy(m: M, base: int) -> None:
 
 
 register(Cond, _destroy)
+repairs.register(KIND_COND, (CD_WAITQ,), lambda w, mem, base, slot: repair(w, base, slot))

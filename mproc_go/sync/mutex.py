@@ -4,6 +4,9 @@ The rule is Go's. Normally whoever comes first gets a mutex that comes free, als
 first waiter must be woken; the waiter then competes, and goes back to the head of the queue if it lost. Once the first
 waiter has waited for 1 ms the mutex is handed to it directly, without ever coming free, so newcomers can't have it.
 
+The same holds while one that was woken, and has waited that long, is still to come: its worker may be running the very
+goroutine that locks and unlocks in a loop.
+
 Rejected: Go's "starving" flag, set by a waiter that lost; who unlocks can see how long the first one has waited.
 
 Invariant MX1: while somebody waits, the mutex is locked, or one was woken to compete for it (MX_WOKEN).
@@ -20,6 +23,7 @@ Source: Go sync/mutex.go, "Mutex fairness".
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
@@ -27,7 +31,7 @@ from mproc_go.errors import UNLOCK_OF_UNLOCKED
 from mproc_go.runtime import process as rt
 from mproc_go.runtime.handle import SharedHandle, register
 from mproc_go.runtime.process import M, deadline_of
-from mproc_go.sched import states, waitq
+from mproc_go.sched import repairs, states, waitq
 from mproc_go.shm.layout import (
     G_DECIDE,
     G_SUDOG,
@@ -91,14 +95,14 @@ class Mutex(SharedHandle):
         w = m.w
         ph = m.ph
         lock = self._lock
-        locked = self._base + MX_LOCKED
+        base = self._base
         w[ph] = lock.phase
         if not lock.acquire(False):
             lock.contended()
         if w[lock.gen_word] != lock.gen:
             lock.retreat(w, ph)
-        if not w[locked] and not w[H_STOP]:
-            w[locked] = 1  # publishes
+        if not w[base + MX_LOCKED] and not w[base + MX_WOKEN] and not w[H_STOP]:
+            w[base + MX_LOCKED] = 1  # publishes
             lock.release()
             w[ph] = 0
             return
@@ -107,6 +111,10 @@ class Mutex(SharedHandle):
     def _lock_slow(self, m: M, timeout: float | None) -> None:
         """The lock of the record is held."""
         w, base, lock = m.w, self._base, self._lock
+        if may_take(w, base) and not w[H_STOP]:
+            w[base + MX_LOCKED] = 1  # publishes
+            m.leave(lock)
+            return
         if w[H_STOP] or (timeout is not None and timeout <= 0):
             m.leave(lock)
             if w[H_STOP]:
@@ -152,13 +160,13 @@ class Mutex(SharedHandle):
             m.ready(g)
 
     def try_lock(self) -> bool:
-        """Lock it if it is free; return whether it was. Blocks: never."""
+        """Lock it if it is free and nobody is starving for it; return whether it was so. Blocks: never."""
         m = self._m()
-        w, locked = m.w, self._base + MX_LOCKED
+        w, base = m.w, self._base
         m.enter(self._lock)
-        free = not w[locked]
+        free = may_take(w, base)
         if free:
-            w[locked] = 1  # publishes
+            w[base + MX_LOCKED] = 1  # publishes
         m.leave(self._lock)
         if w[H_STOP]:
             m.interrupted()
@@ -211,6 +219,14 @@ class Mutex(SharedHandle):
         return f"<Mutex {self._base:#x} {state}>"
 
 
+def may_take(w: Any, base: int) -> bool:
+    """Whether a newcomer may lock it: it is free, and who was woken for it has not lost for too long. Lock: its."""
+    if w[base + MX_LOCKED]:
+        return False
+    woken = w[base + MX_WOKEN]
+    return not woken or time.monotonic_ns() - w[woken + G_SUDOG + SG_MSG] < STARVING_NS
+
+
 def pass_on(w: Any, base: int, slot: int, now_ns: int) -> int:
     """Unlock a mutex somebody waits for; return the goroutine to make ready or 0. Lock: the mutex's."""
     s = w[base + MX_WAITQ]
@@ -239,8 +255,7 @@ def wake_first(w: Any, base: int, slot: int) -> int:
 def repair(w: Any, base: int, slot: int) -> list[int]:
     """Complete what a dead thread began; return goroutines to make ready. Runs alone, under the lock.
 
-    A mutex that the dead one had locked stays locked, as after a goroutine that ended without unlocking it. Whoever
-    removes a dead goroutine that was woken to compete clears MX_WOKEN before this.
+    A mutex that the dead one had locked stays locked, as after a goroutine that ended without unlocking it.
     """
     q = base + MX_WAITQ
     waitq.repair(w, q)
@@ -252,6 +267,15 @@ def repair(w: Any, base: int, slot: int) -> list[int]:
     if w[base + MX_LOCKED] or w[base + MX_WOKEN] or not w[q]:
         return []
     return [wake_first(w, base, slot)]
+
+
+def forget(w: Any, base: int, gone: Callable[[int], bool], slot: int) -> list[int]:
+    """The one that was woken to compete may be dead: then the next is. Returns goroutines to make ready. Lock: its."""
+    woken = w[base + MX_WOKEN]
+    if not woken or not gone(woken):
+        return []
+    w[base + MX_WOKEN] = 0
+    return [] if w[base + MX_LOCKED] or not w[base + MX_WAITQ] else [wake_first(w, base, slot)]
 
 
 def check(w: Any, base: int) -> None:
@@ -268,3 +292,5 @@ def _destroy(m: M, base: int) -> None:
 
 
 register(Mutex, _destroy)
+repairs.register(KIND_MUTEX, (MX_WAITQ,), lambda w, mem, base, slot: repair(w, base, slot))
+repairs.FORGET[KIND_MUTEX] = forget

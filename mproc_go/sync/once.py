@@ -12,7 +12,7 @@ from mproc_go.runtime import park
 from mproc_go.runtime import process as rt
 from mproc_go.runtime.handle import SharedHandle, register
 from mproc_go.runtime.process import M, deadline_of
-from mproc_go.sched import states, waitq
+from mproc_go.sched import repairs, states, waitq
 from mproc_go.shm.layout import (
     H_STOP,
     KIND_ONCE,
@@ -117,12 +117,15 @@ def finish(w: Any, base: int, slot: int) -> list[int]:
 
 
 def repair(w: Any, base: int, slot: int) -> list[int]:
-    """Complete what a dead thread began; return goroutines to make ready. Runs alone, under the lock.
-
-    Whoever sees that the goroutine OC_RUNNER is dead while the state is ONCE_RUNNING calls :func:`finish`.
-    """
+    """Complete what a dead thread began; return goroutines to make ready. Runs alone, under the lock."""
     waitq.repair(w, base + OC_WAITQ)
     return finish(w, base, slot) if w[base + OC_STATE] == ONCE_DONE else []
+
+
+def forget(w: Any, base: int, gone: Callable[[int], bool], slot: int) -> list[int]:
+    """The one that runs the function may be dead: that is done. Returns goroutines to make ready. Lock: the once's."""
+    running = w[base + OC_STATE] == ONCE_RUNNING and gone(w[base + OC_RUNNER])
+    return finish(w, base, slot) if running else []
 
 
 def check(w: Any, base: int) -> None:
@@ -137,3 +140,5 @@ def _destroy(m: M, base: int) -> None:
 
 
 register(Once, _destroy)
+repairs.register(KIND_ONCE, (OC_WAITQ,), lambda w, mem, base, slot: repair(w, base, slot))
+repairs.FORGET[KIND_ONCE] = forget

@@ -24,7 +24,7 @@ from mproc_go.errors import RUNLOCK_OF_UNLOCKED, RW_UNLOCK_OF_UNLOCKED
 from mproc_go.runtime import process as rt
 from mproc_go.runtime.handle import SharedHandle, register
 from mproc_go.runtime.process import M, deadline_of
-from mproc_go.sched import states, waitq
+from mproc_go.sched import repairs, states, waitq
 from mproc_go.shm.layout import (
     H_STOP,
     KIND_RWMUTEX,
@@ -285,3 +285,4 @@ def _destroy(m: M, base: int) -> None:
 
 
 register(RWMutex, _destroy)
+repairs.register(KIND_RWMUTEX, (RW_WRITEQ, RW_READQ), lambda w, mem, base, slot: repair(w, base, slot))

@@ -21,7 +21,7 @@ from mproc_go.errors import RELEASE_OF_MORE
 from mproc_go.runtime import process as rt
 from mproc_go.runtime.handle import SharedHandle, register
 from mproc_go.runtime.process import M, deadline_of
-from mproc_go.sched import states, waitq
+from mproc_go.sched import repairs, states, waitq
 from mproc_go.shm.layout import (
     G_SUDOG,
     H_STOP,
@@ -205,3 +205,4 @@ def _destroy(m: M, base: int) -> None:
 
 
 register(Semaphore, _destroy)
+repairs.register(KIND_SEMAPHORE, (SM_WAITQ,), lambda w, mem, base, slot: repair(w, base, slot))

@@ -47,12 +47,14 @@ def rt(keeper):
     runtime = keeper.ensure()
     before = num_goroutine()
     yield runtime
+    now = before
     try:
-        after = until(lambda: (n := num_goroutine()) <= before and n, 5, "no error")
-    except Exception:
-        keeper.close()  # later tests get a fresh one
-        raise
-    assert after, f"{num_goroutine() - before} goroutines left behind"
+        until(lambda: num_goroutine() <= before, 5, "no error")
+        now = num_goroutine()
+    finally:
+        if now != before:
+            keeper.close()  # later tests get a fresh one
+    assert now == before, f"{now - before} goroutines left behind"
 
 
 @pytest.fixture(params=sorted(WHO))
