@@ -228,12 +228,15 @@ def args_of(m: M, g: int) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str
     return fn, value or (), {}
 
 
-def end_retries(m: M, g: int) -> None:
-    """Free what was kept to run `g` again. Runs: as it ends, before its result is written."""
+def retry_record(m: M, g: int) -> int:
+    """What is kept to run `g` again, 0 if nothing. Read before its result is written, which may lie there."""
     w = m.w
-    if not w[g + G_CODE] & G_RETRY:
-        return
-    record = w[g + G_RETRY_RECORD]
+    return w[g + G_RETRY_RECORD] if w[g + G_CODE] & G_RETRY else 0  # type: ignore[no-any-return]
+
+
+def free_retry_record(m: M, record: int) -> None:
+    """Free it. Runs: once the goroutine is seen to have ended, so that nobody runs it again from what is gone."""
+    w = m.w
     message.discard(m, w[record + BLOCK_DATA + 1], w[record + BLOCK_DATA + 2])
     give_block(m, record, _RETRY_BYTES)
 

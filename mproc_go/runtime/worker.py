@@ -38,7 +38,7 @@ from mproc_go.codec import wire
 from mproc_go.errors import EncodeError, bug
 from mproc_go.runtime import dump, message, panics
 from mproc_go.runtime.process import M, Process
-from mproc_go.runtime.spawn import args_of, end_retries
+from mproc_go.runtime.spawn import args_of, free_retry_record, retry_record
 from mproc_go.sched import idle, runq, states, waitq
 from mproc_go.shm import note
 from mproc_go.shm.layout import (
@@ -525,7 +525,7 @@ class WorkerM(M):
                 hdr, body = message.stow(self, *wire.encode_exception(exc, text), G_INLINE_BYTES)
                 hdr |= HDR_EXCEPTION
         result = None
-        end_retries(self, g)
+        kept = retry_record(self, g)
         del self.fibers[g]
         w[self.base + M_RESIDENT] = len(self.fibers)
         lock = self.locks[object_lock(g)]
@@ -539,6 +539,8 @@ class WorkerM(M):
         w[self.base + M_FINISHED] += 1
         for waiter in woken:
             self.ready(waiter)
+        if kept:
+            free_retry_record(self, kept)
         if exc is not None and not held:
             panics.panic(self, g, exc, text)
         if not refs:
