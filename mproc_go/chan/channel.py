@@ -16,7 +16,7 @@ from mproc_go.runtime import process as rt
 from mproc_go.runtime.handle import SharedHandle, register
 from mproc_go.runtime.message import Body, discard, fetch, open_message, stow
 from mproc_go.runtime.park import park
-from mproc_go.runtime.process import M, deadline_of
+from mproc_go.runtime.process import M, deadline_of, seconds
 from mproc_go.sched import repairs, states, waitq
 from mproc_go.shm.layout import (
     BLOCK_DATA,
@@ -126,6 +126,8 @@ class Chan(SharedHandle, Generic[T]):
             m = self._tls.m
         except AttributeError:
             m = self._m()
+        if timeout is not None:
+            timeout = seconds(timeout)
         hdr, data = wire.encode(v)
         body: Body = data
         if hdr & HDR_HAS_HANDLES or len(data) > INLINE_BYTES:
@@ -216,6 +218,8 @@ class Chan(SharedHandle, Generic[T]):
             m = self._tls.m
         except AttributeError:
             m = self._m()
+        if timeout is not None:
+            timeout = seconds(timeout)
         w = m.w
         ph = m.ph
         ch = self._base
@@ -254,6 +258,8 @@ class Chan(SharedHandle, Generic[T]):
         Blocks the goroutine.     Raises: TimeoutError as :meth:`recv`.
         """
         m = self._m()
+        if timeout is not None:
+            timeout = seconds(timeout)
         m.enter(self._lock)
         return self._recv_slow(m, timeout)
 

@@ -11,7 +11,7 @@ from mproc_go.observe.stacks import state_text
 from mproc_go.runtime import message, park, spawn
 from mproc_go.runtime import process as rt
 from mproc_go.runtime.handle import SharedHandle, register
-from mproc_go.runtime.process import M, deadline_of
+from mproc_go.runtime.process import M, deadline_of, seconds
 from mproc_go.runtime.worker import Goexit, WorkerM
 from mproc_go.sched import idle, runq, states, waitq
 from mproc_go.shm.layout import (
@@ -81,6 +81,8 @@ class Goroutine(SharedHandle, Generic[R]):
     def _outcome(self, timeout: float | None) -> tuple[Any, BaseException | None]:
         m = self._m()
         w, g = m.w, self._base
+        if timeout is not None:
+            timeout = seconds(timeout)
         if w[g + G_STATUS] & states.STATUS_MASK < states.DONE:
             self._wait(m, timeout)
         # The record is ours to read as long as we hold the handle; each reader makes its own copy.
@@ -236,8 +238,9 @@ def sleep(seconds: float) -> None:
 
     Source: Go time.Sleep.
     """
-    if seconds > 0:
-        rt.current().pause(time.monotonic() + seconds)
+    seconds_ = rt.seconds(seconds)
+    if seconds_ > 0:
+        rt.current().pause(time.monotonic() + seconds_)
 
 
 register(Goroutine, spawn.forget)

@@ -176,6 +176,24 @@ def owner(tls: Any) -> Process:
     return p
 
 
+def seconds(timeout: float) -> float:
+    """A public timeout, checked. Runs: before any lock is taken, which an exception must not leave behind.
+
+    Raises:
+        TypeError: it is no number.
+        ValueError: it is not a number (NaN).
+    """
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float):
+        try:
+            timeout = float(timeout.__float__())  # Fraction, Decimal, NumPy's
+        except AttributeError:
+            kind = type(timeout).__name__
+            raise TypeError(f"timeout is a number of seconds, or None to wait for ever, not {kind}") from None
+    if timeout != timeout:
+        raise ValueError("timeout is not a number (NaN)")
+    return timeout
+
+
 def deadline_of(timeout: float | None) -> float | None:
     """Turn a public timeout (seconds, None for ever) into a monotonic deadline."""
     return None if timeout is None else time.monotonic() + timeout

@@ -13,7 +13,7 @@ from mproc_go.errors import NEGATIVE_WAITGROUP
 from mproc_go.runtime import park, spawn
 from mproc_go.runtime import process as rt
 from mproc_go.runtime.handle import SharedHandle, register
-from mproc_go.runtime.process import M, deadline_of
+from mproc_go.runtime.process import M, deadline_of, seconds
 from mproc_go.sched import repairs, states, waitq
 from mproc_go.shm.layout import (
     H_ON_PANIC,
@@ -85,6 +85,8 @@ class WaitGroup(SharedHandle):
         """
         m = self._m()
         w, lock, base = m.w, self._lock, self._base
+        if timeout is not None:
+            timeout = seconds(timeout)
         if w[H_STOP]:
             m.interrupted()
         m.enter(lock)

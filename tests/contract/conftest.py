@@ -25,6 +25,13 @@ class _Keeper:
             self.runtime = Runtime(self.procs).start()
         return self.runtime
 
+    def check(self):
+        """Fail if something ended the runtime."""
+        if process.process is None or process.process.segment.w[H_STOP]:
+            runtime, self.runtime = self.runtime, None
+            runtime.close()  # raises what ended it
+            pytest.fail("something ended the runtime")
+
     def close(self):
         runtime, self.runtime = self.runtime, None
         if runtime is not None:
@@ -48,6 +55,7 @@ def rt(keeper):
     before = num_goroutine()
     yield runtime
     now = before
+    keeper.check()
     try:
         until(lambda: num_goroutine() <= before, 5, "no error")
         now = num_goroutine()
