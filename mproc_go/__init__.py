@@ -48,7 +48,8 @@ _HOMES = {
         "sleep",
     ),
     "mproc_go.sched.cpus": ("num_cpu",),
-    "mproc_go.chan.channel": ("Chan",),
+    "mproc_go.chan.channel": ("Chan", "RecvChan", "SendChan"),
+    "mproc_go.chan.select": ("Selected", "default", "select"),
     "mproc_go.sync.waitgroup": ("WaitGroup",),
     "mproc_go.sync.atomic": ("AtomicInt",),
     "mproc_go.sync.cond": ("Cond",),
@@ -79,6 +80,11 @@ def __dir__() -> list[str]:
 
 if TYPE_CHECKING:
     from mproc_go.chan.channel import Chan as Chan
+    from mproc_go.chan.channel import RecvChan as RecvChan
+    from mproc_go.chan.channel import SendChan as SendChan
+    from mproc_go.chan.select import Selected as Selected
+    from mproc_go.chan.select import default as default
+    from mproc_go.chan.select import select as select
     from mproc_go.errors import ChanClosed as ChanClosed
     from mproc_go.errors import Deadlock as Deadlock
     from mproc_go.errors import EncodeError as EncodeError

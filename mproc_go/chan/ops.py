@@ -3,9 +3,12 @@
 A buffered channel is a ring of message slots between two counters that only grow. An unbuffered one has no ring: a
 message goes from the sender's sudog to the receiver, or from the sender into the receiver's sudog.
 
+A goroutine that waits in a select stands in several queues, under several locks. Whoever wants to end its wait first
+claims it: one store of its decision word, under its claim lock. Who comes second takes its sudog out and looks further.
+
 Invariants (Source: Go chan.go, first lines):
     CH1  head <= tail <= head + cap.
-    CH2  At least one of the two wait queues is empty of undecided goroutines.
+    CH2  At least one of the two wait queues is empty of undecided goroutines (a select may stand in both).
     CH3  Receivers wait only while the buffer is empty, senders only while it is full.
     CH4  On a closed channel nobody waits, once the close is complete.
 
@@ -14,7 +17,7 @@ Each operation has one store that publishes it; what it does after that store, :
     operation                         publishes                     after it
     put into the buffer               CH_TAIL                       -
     take from the buffer              CH_HEAD                       move the first waiting sender in
-    move a waiting sender in          CH_TAIL (SG_SEQ was set)      decide the sender, unlink it
+    move a waiting sender in          its decision word             CH_TAIL (SG_SEQ says up to where), unlink it
     hand to a waiting receiver        its decision word             unlink it
     take from a waiting sender        its decision word             unlink it
     close                             CH_CLOSED                     CH_LIMIT, decide and unlink everybody
@@ -45,81 +48,122 @@ from mproc_go.shm.layout import (
     SG_CASE,
     SG_G,
     SG_MSG,
+    SG_SELECT,
     SG_SEQ,
     SLOT_MSG_WORDS,
+    claim_lock,
 )
+from mproc_go.shm.thread import Thread
 
 # What an operation came to.
 DONE = 1
 CLOSED = 2
 MUST_WAIT = 3
 
+_CASE_SHIFT = 8
+_CASE_MASK = 0xFFFFFF
+_SLOT_SHIFT = 32
 
-def decision(slot: int, outcome: int, case: int = 0) -> int:
-    """The decision word that the thread of `slot` ends a wait with."""
-    return outcome | case << 8 | slot << 32
+
+def decide(t: Thread, s: int, outcome: int, level: int) -> bool:
+    """End the wait of the goroutine of sudog `s`; False if another channel was faster (select).
+
+    Lock: the channel's; `level` is how many locks the thread holds.     Blocks: for the claim lock, in a select.
+    """
+    w = t.w
+    g = w[s + SG_G]
+    word = outcome | w[s + SG_CASE] << _CASE_SHIFT | t.slot << _SLOT_SHIFT
+    if not w[s + SG_SELECT]:
+        w[g + G_DECIDE] = word  # publishes
+        return True
+    lock = t.locks[claim_lock(g)]
+    t.enter(lock, level)
+    free = not w[g + G_DECIDE]
+    if free:
+        w[g + G_DECIDE] = word  # publishes
+    t.leave(lock, level)
+    return free
 
 
-def send(w: Any, mem: Any, ch: int, hdr: int, body: Body, slot: int) -> tuple[int, int]:
+def pop(w: Any, q: int, s: int) -> None:
+    """Unlink the first sudog. Lock: the channel's."""
+    if w[s + SG_SELECT]:
+        w[s + SG_SELECT] = waitq.OUT  # so that its goroutine does not unlink it again
+    waitq.pop(w, q, s)
+
+
+def send(t: Thread, ch: int, hdr: int, body: Body, level: int = 1) -> tuple[int, int]:
     """Give the message to a waiting receiver, or put it into the buffer.
 
     Returns: (DONE, goroutine to make ready or 0), (CLOSED, 0) or (MUST_WAIT, 0).
-    Lock: the channel's.     Blocks: never.     Source: Go chan.go chansend.
+    Lock: the channel's, `level` in all.     Blocks: as decide.     Source: Go chan.go chansend.
     """
+    w = t.w
     s = w[ch + CH_RECVQ]
-    if s:  # which a closed channel has none of
-        put(w, mem, s + SG_MSG, hdr, body)
+    while s:  # which a closed channel has none of
+        put(w, t.mem, s + SG_MSG, hdr, body)
+        won = decide(t, s, OUT_OK, level)  # publishes: the receiver has it
         g = w[s + SG_G]
-        w[g + G_DECIDE] = OUT_OK | w[s + SG_CASE] << 8 | slot << 32  # publishes: the receiver has it
-        waitq.pop(w, ch + CH_RECVQ, s)
-        return DONE, g
+        pop(w, ch + CH_RECVQ, s)
+        if won:
+            return DONE, g
+        s = w[ch + CH_RECVQ]
     if w[ch + CH_CLOSED]:
         return CLOSED, 0
     tail = w[ch + CH_TAIL]
     cap = w[ch + CH_CAP]
     if tail - w[ch + CH_HEAD] < cap:
-        put(w, mem, w[ch + CH_RING] + tail % cap * SLOT_MSG_WORDS, hdr, body)
+        put(w, t.mem, w[ch + CH_RING] + tail % cap * SLOT_MSG_WORDS, hdr, body)
         w[ch + CH_TAIL] = tail + 1  # publishes
         return DONE, 0
     return MUST_WAIT, 0
 
 
-def recv(w: Any, mem: Any, ch: int, slot: int) -> tuple[int, int, Body, int]:
+def recv(t: Thread, ch: int, level: int = 1) -> tuple[int, int, Body, int]:
     """Take the oldest message, from the buffer or from a waiting sender.
 
     Returns: (DONE, header, body, goroutine to make ready or 0), or (CLOSED or MUST_WAIT, 0, b"", 0).
-    Lock: the channel's.     Blocks: never.     Source: Go chan.go chanrecv.
+    Lock: the channel's, `level` in all.     Blocks: as decide.     Source: Go chan.go chanrecv.
     """
+    w = t.w
     head = w[ch + CH_HEAD]
     if w[ch + CH_TAIL] != head:
-        hdr, body = fetch(w, mem, w[ch + CH_RING] + head % w[ch + CH_CAP] * SLOT_MSG_WORDS)
+        hdr, body = fetch(w, t.mem, w[ch + CH_RING] + head % w[ch + CH_CAP] * SLOT_MSG_WORDS)
         w[ch + CH_HEAD] = head + 1  # publishes
-        return DONE, hdr, body, admit(w, mem, ch, slot) if w[ch + CH_SENDQ] else 0
+        return DONE, hdr, body, admit(t, ch, level) if w[ch + CH_SENDQ] else 0
     s = w[ch + CH_SENDQ]
-    if s:  # unbuffered
-        hdr, body = fetch(w, mem, s + SG_MSG)
+    while s:  # unbuffered
+        hdr, body = fetch(w, t.mem, s + SG_MSG)
+        won = decide(t, s, OUT_OK, level)  # publishes: sent and received
         g = w[s + SG_G]
-        w[g + G_DECIDE] = decision(slot, OUT_OK, w[s + SG_CASE])  # publishes: sent and received
-        waitq.pop(w, ch + CH_SENDQ, s)
-        return DONE, hdr, body, g
+        pop(w, ch + CH_SENDQ, s)
+        if won:
+            return DONE, hdr, body, g
+        s = w[ch + CH_SENDQ]
     return (CLOSED if w[ch + CH_CLOSED] else MUST_WAIT), 0, b"", 0
 
 
-def admit(w: Any, mem: Any, ch: int, slot: int) -> int:
-    """Move the message of the first waiting sender into the place that became free; return the sender.
+def admit(t: Thread, ch: int, level: int = 1) -> int:
+    """Move the message of the first waiting sender into the place that became free; return the sender, or 0.
 
-    Lock: the channel's. There is a waiting sender and a free place.
+    Lock: the channel's, `level` in all. There is a free place.
     """
+    w = t.w
     s = w[ch + CH_SENDQ]
-    tail = w[ch + CH_TAIL]
-    hdr, body = fetch(w, mem, s + SG_MSG)
-    put(w, mem, w[ch + CH_RING] + tail % w[ch + CH_CAP] * SLOT_MSG_WORDS, hdr, body)
-    w[s + SG_SEQ] = tail + 1  # so that repair knows this message from one still waiting
-    w[ch + CH_TAIL] = tail + 1  # publishes
-    g: int = w[s + SG_G]
-    w[g + G_DECIDE] = decision(slot, OUT_OK, w[s + SG_CASE])
-    waitq.pop(w, ch + CH_SENDQ, s)
-    return g
+    while s:
+        tail = w[ch + CH_TAIL]
+        hdr, body = fetch(w, t.mem, s + SG_MSG)
+        put(w, t.mem, w[ch + CH_RING] + tail % w[ch + CH_CAP] * SLOT_MSG_WORDS, hdr, body)
+        w[s + SG_SEQ] = tail + 1  # so that repair knows where the message of a decided sender lies
+        won = decide(t, s, OUT_OK, level)  # publishes: sent
+        g: int = w[s + SG_G]
+        if won:
+            w[ch + CH_TAIL] = tail + 1
+        pop(w, ch + CH_SENDQ, s)
+        if won:
+            return g
+        s = w[ch + CH_SENDQ]
+    return 0
 
 
 def wait_to_send(w: Any, mem: Any, ch: int, g: int, hdr: int, body: Body) -> None:
@@ -129,39 +173,55 @@ def wait_to_send(w: Any, mem: Any, ch: int, g: int, hdr: int, body: Body) -> Non
     waitq.join(w, ch + CH_SENDQ, g)
 
 
-def close(w: Any, ch: int, slot: int) -> tuple[bool, list[int]]:
+def close(t: Thread, ch: int) -> tuple[bool, list[int]]:
     """Close the channel; return whether it was open, and the goroutines to make ready. Lock: the channel's.
 
     Source: Go chan.go closechan.
     """
+    w = t.w
     if w[ch + CH_CLOSED]:
         return False, []
     w[ch + CH_CLOSED] = 1  # publishes
     w[ch + CH_LIMIT] = 0
-    closed = decision(slot, OUT_CLOSED)
-    return True, waitq.decide_all(w, ch + CH_RECVQ, closed) + waitq.decide_all(w, ch + CH_SENDQ, closed)
+    return True, dismiss(t, ch + CH_RECVQ) + dismiss(t, ch + CH_SENDQ)
+
+
+def dismiss(t: Thread, q: int) -> list[int]:
+    """Tell everybody in the queue that the channel is closed; return whose wait that ended. Lock: the channel's."""
+    w = t.w
+    woken = []
+    s = w[q]
+    while s:
+        g = w[s + SG_G]
+        if decide(t, s, OUT_CLOSED, 1):
+            woken.append(g)
+        pop(w, q, s)
+        s = w[q]
+    return woken
 
 
 # ---------------------------------------------------------------- repair and invariants
-def repair(w: Any, mem: Any, ch: int, slot: int) -> list[int]:
+def repair(t: Thread, ch: int) -> list[int]:
     """Complete what a dead thread began on this channel; return goroutines to make ready. Runs alone, locked."""
-    woken = []
+    w = t.w
+    woken: list[int] = []
     s = w[ch + CH_SENDQ]
-    if s and w[s + SG_SEQ] and not w[w[s + SG_G] + G_DECIDE]:
-        if w[s + SG_SEQ] <= w[ch + CH_TAIL]:  # its message is in the buffer
-            w[w[s + SG_G] + G_DECIDE] = decision(slot, OUT_OK, w[s + SG_CASE])
-            woken.append(w[s + SG_G])
-        else:
-            w[s + SG_SEQ] = 0
+    if s and w[s + SG_SEQ] == w[ch + CH_TAIL] + 1 and won(w, s):
+        w[ch + CH_TAIL] = w[s + SG_SEQ]  # its message is in the buffer already
     waitq.repair(w, ch + CH_RECVQ)
     waitq.repair(w, ch + CH_SENDQ)
     if w[ch + CH_CLOSED]:
         w[ch + CH_LIMIT] = 0
-        closed = decision(slot, OUT_CLOSED)
-        woken += waitq.decide_all(w, ch + CH_RECVQ, closed) + waitq.decide_all(w, ch + CH_SENDQ, closed)
+        woken += dismiss(t, ch + CH_RECVQ) + dismiss(t, ch + CH_SENDQ)
     while w[ch + CH_SENDQ] and w[ch + CH_TAIL] - w[ch + CH_HEAD] < w[ch + CH_CAP]:
-        woken.append(admit(w, mem, ch, slot))
-    return woken
+        woken.append(admit(t, ch))
+    return [g for g in woken if g]
+
+
+def won(w: Any, s: int) -> bool:
+    """Whether the goroutine of sudog `s` was decided by this sudog's channel."""
+    decision = w[w[s + SG_G] + G_DECIDE]
+    return bool(decision & 0xFF == OUT_OK and decision >> _CASE_SHIFT & _CASE_MASK == w[s + SG_CASE])
 
 
 def check(w: Any, ch: int) -> None:
@@ -171,7 +231,9 @@ def check(w: Any, ch: int) -> None:
     for q in (CH_RECVQ, CH_SENDQ):
         waitq.check(w, ch + q)
     receivers, senders = w[ch + CH_RECVQ], w[ch + CH_SENDQ]
-    assert not (receivers and senders), "CH2: receivers and senders wait at once"
+    if receivers and senders:
+        selects = all(w[s + SG_SELECT] for q in (CH_RECVQ, CH_SENDQ) for s in waitq.sudogs(w, ch + q))
+        assert selects, "CH2: receivers and senders wait at once"
     assert not receivers or n == 0, f"CH3: a receiver waits beside {n} messages"
     assert not senders or n == w[ch + CH_CAP], f"CH3: a sender waits beside {w[ch + CH_CAP] - n} free places"
     if w[ch + CH_CLOSED]:

@@ -48,7 +48,7 @@ CHECK_S = 2.0
 # Entries above which those of no use are removed, whenever there are twice as many as were left the last time.
 _PURGE = 1024
 # Entries that are looked through whenever the thread has slept for CHECK_S.
-_FEW = 64
+_FEW = 4096
 
 
 def deadline_ns(seconds: float) -> int:
@@ -67,8 +67,7 @@ def deadline_ns(seconds: float) -> int:
 class Alarm:
     """The alarm of one process."""
 
-    def __init__(self, process: Process) -> None:
-        self.process = process
+    def __init__(self) -> None:
         self._lock = threading.Lock()
         self._heap: list[Entry] = []
         self._purge_at = _PURGE
@@ -86,7 +85,7 @@ class Alarm:
             heapq.heappush(heap, (when, base, gen, kind))
             sleeper = self._m
             if sleeper is None:
-                self._start()
+                self._start(m.process)
                 return
             if len(heap) >= self._purge_at:
                 self._purge(m.w)
@@ -94,9 +93,9 @@ class Alarm:
         if first:
             note.wake(m, sleeper.slot)
 
-    def _start(self) -> None:
+    def _start(self, process: Process) -> None:
         ready = threading.Event()
-        thread = threading.Thread(target=self._run, args=(ready,), name="mproc-go timers", daemon=True)
+        thread = threading.Thread(target=self._run, args=(process, ready), name="mproc-go timers", daemon=True)
         thread.start()
         ready.wait()
         error, self._error = self._error, None
@@ -114,9 +113,9 @@ class Alarm:
         self._purge_at = max(_PURGE, 2 * len(self._heap))
 
     # ------------------------------------------------------------ the thread
-    def _run(self, ready: threading.Event) -> None:
+    def _run(self, process: Process, ready: threading.Event) -> None:
         try:
-            m = self._m = self.process.thread()
+            m = self._m = process.thread()
         except BaseException as error:
             self._error = error
             return
@@ -125,7 +124,7 @@ class Alarm:
         w = m.w
         w[m.base + M_FINISHED] += 1  # num_goroutine counts goroutines of the program's
         try:
-            while self.process.over is None and not w[H_STOP] and self._wait(m):
+            while process.over is None and not w[H_STOP] and self._wait(m):
                 self._look(m)
         finally:
             w[m.base + M_DEADLINE] = 0
@@ -180,17 +179,15 @@ class Alarm:
                     heapq.heappush(self._heap, (again, base, gen, kind))
 
 
-_alarm: Alarm | None = None
 _making = threading.Lock()
 
 
 def of(m: M) -> Alarm:
     """The alarm of this process, for the runtime of `m`."""
-    global _alarm
-    alarm = _alarm
-    if alarm is None or alarm.process is not m.process:
+    alarm: Alarm | None = m.process.alarm
+    if alarm is None:
         with _making:
-            alarm = _alarm
-            if alarm is None or alarm.process is not m.process:
-                alarm = _alarm = Alarm(m.process)
+            alarm = m.process.alarm
+            if alarm is None:
+                alarm = m.process.alarm = Alarm()
     return alarm

@@ -252,7 +252,7 @@ def _look(m: M, base: int, gen: int, when: int) -> int:
         call = w[base + TM_CALL + 1]
         outcome = ops.DONE
         if not call:
-            outcome, g = ops.send(w, m.mem, base, hdr, body, m.slot)
+            outcome, g = ops.send(m, base, hdr, body)
         period = w[base + TM_PERIOD]
         w[base + TM_DEADLINE] = next_tick(due, period, now) if period and outcome != ops.CLOSED else 0
     again = w[base + TM_LOOK] = w[base + TM_DEADLINE]

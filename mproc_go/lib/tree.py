@@ -181,7 +181,7 @@ def close_done(m: M, base: int) -> None:
     channel = w[base + CX_DONE]
     lock = m.locks[object_lock(channel)]
     m.enter(lock)
-    _, woken = ops.close(w, channel, m.slot)
+    _, woken = ops.close(m, channel)
     m.leave(lock)
     for g in woken:
         m.ready(g)

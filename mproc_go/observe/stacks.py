@@ -1,8 +1,8 @@
 """Every goroutine's state, wait reason and Python stack, in Go's form.
 
-A worker knows the stacks of its own goroutines only, so whoever asks (a goroutine, a client, the supervisor at a deadlock)
-rings every worker's bell and collects the answers. A worker that does not come to its bell (a long C call) is shown by
-what shared memory says of its goroutines.
+A worker knows the stacks of its own goroutines only, so whoever asks (a goroutine, a client, the supervisor at a
+deadlock) rings every worker's bell and collects the answers. A worker that does not come to its bell (a long C call) is
+shown by what shared memory says of its goroutines.
 
 Source: Go traceback.go goroutineheader.
 """
@@ -98,7 +98,7 @@ def _read(t: Thread, block: int) -> dict[int, str]:
 
 
 def report(t: Thread, stacks: dict[int, str], skip: Iterable[int] = ()) -> str:
-    """All goroutines, by number: header, stack, who made it. `skip`: bases of goroutines of our own that are no one's."""
+    """All goroutines, by number: header, stack, who made it. `skip`: bases of goroutines that are nobody's."""
     w = t.w
     hidden = set(skip)
     entries = []

@@ -240,7 +240,7 @@ def sleep(seconds: float) -> None:
     """
     seconds_ = rt.seconds(seconds)
     if seconds_ > 0:
-        rt.current().pause(time.monotonic() + seconds_)
+        rt.current().pause(time.monotonic() + min(seconds_, 1e9))
 
 
 register(Goroutine, spawn.forget)

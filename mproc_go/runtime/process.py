@@ -42,6 +42,7 @@ class Process:
         refs: handles of this process.
         codes: the code table (runtime/spawn.py).
         over: why nothing can be called any more, or None.
+        alarm: fires the timers made in this process (lib/alarm.py), None before the first.
         supervisor_fd: becomes readable when the supervisor ends (-1 in its own children, which end with it).
     """
 
@@ -61,6 +62,7 @@ class Process:
         self.refs = Refs(host)
         self.codes: Any = None
         self.over: str | None = None
+        self.alarm: Any = None
         self.supervisor_fd = -1
         self._new_thread = new_thread
 
@@ -147,6 +149,9 @@ class M(Thread):
         return g
 
 
+# Longer than any program runs, and short enough for every clock.
+_FOR_EVER_S = 1e9
+
 # The runtime of this process, if one is entered.
 process: Process | None = None
 
@@ -195,8 +200,8 @@ def seconds(timeout: float) -> float:
 
 
 def deadline_of(timeout: float | None) -> float | None:
-    """Turn a public timeout (seconds, None for ever) into a monotonic deadline."""
-    return None if timeout is None else time.monotonic() + timeout
+    """Turn a public timeout (seconds, None for ever) into a monotonic deadline; hundreds of years are for ever."""
+    return None if timeout is None or timeout > _FOR_EVER_S else time.monotonic() + timeout
 
 
 def goroutines(w: memoryview) -> int:

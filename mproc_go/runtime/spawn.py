@@ -231,7 +231,7 @@ def args_of(m: M, g: int) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str
 def retry_record(m: M, g: int) -> int:
     """What is kept to run `g` again, 0 if nothing. Read before its result is written, which may lie there."""
     w = m.w
-    return w[g + G_RETRY_RECORD] if w[g + G_CODE] & G_RETRY else 0  # type: ignore[no-any-return]
+    return w[g + G_RETRY_RECORD] if w[g + G_CODE] & G_RETRY else 0
 
 
 def free_retry_record(m: M, record: int) -> None:

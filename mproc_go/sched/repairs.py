@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-# kind -> repair(w, mem, base, slot): completes the object under its lock, alone; returns goroutines to make ready.
-REPAIR: dict[int, Callable[[Any, Any, int, int], list[int]]] = {}
+# kind -> repair(thread, base): completes the object under its lock, alone; returns goroutines to make ready.
+REPAIR: dict[int, Callable[[Any, int], list[int]]] = {}
 # kind -> offsets of the heads of its wait queues.
 QUEUES: dict[int, Sequence[int]] = {}
 # kind -> forget(w, base, gone, slot): the goroutines `gone` are dead; where the object counts on one of them outside of
@@ -19,7 +19,7 @@ FORGET: dict[int, Callable[[Any, int, Callable[[int], bool], int], list[int]]] =
 UNDER_LOCK: dict[int, tuple[int, Callable[[Any, Sequence[int]], None]]] = {}
 
 
-def register(kind: int, queues: Sequence[int], repair: Callable[[Any, Any, int, int], list[int]]) -> None:
+def register(kind: int, queues: Sequence[int], repair: Callable[[Any, int], list[int]]) -> None:
     """Have the reaper repair objects of that kind, and take dead goroutines out of their queues."""
     REPAIR[kind] = repair
     QUEUES[kind] = queues

@@ -29,6 +29,7 @@ WAITGROUP_WAIT: Final = 5
 GOROUTINE_RESULT: Final = 6
 SYSCALL: Final = 7
 IO_WAIT: Final = 8
+SELECT_NO_CASES: Final = 9
 MUTEX_LOCK: Final = 20
 RWMUTEX_RLOCK: Final = 21
 RWMUTEX_LOCK: Final = 22
@@ -49,6 +50,7 @@ REASON_TEXT: Final = {
     GOROUTINE_RESULT: "goroutine result",
     SYSCALL: "syscall",
     IO_WAIT: "IO wait",
+    SELECT_NO_CASES: "select (no cases)",
     MUTEX_LOCK: "sync.Mutex.Lock",
     RWMUTEX_RLOCK: "sync.RWMutex.RLock",
     RWMUTEX_LOCK: "sync.RWMutex.Lock",

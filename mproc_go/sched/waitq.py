@@ -23,6 +23,9 @@ from mproc_go.shm.layout import G_DECIDE, G_SUDOG, SG_CASE, SG_G, SG_LINK, SG_PR
 
 Words = MutableSequence[int]
 
+# SG_SELECT of a sudog that was taken out of its queue.
+OUT = 2
+
 
 def settle_sudog(w: Words, g: int) -> None:
     """Prepare the sudog in the record of `g`, for all the waits on single queues it will do. Runs: as `g` starts."""
@@ -115,7 +118,9 @@ def repair(w: Words, q: int) -> None:
     s = w[q]
     while s:
         following = w[s + SG_LINK]
-        if w[w[s + SG_G] + G_DECIDE]:
+        if w[w[s + SG_G] + G_DECIDE] or w[s + SG_SELECT] == OUT:
+            if w[s + SG_SELECT]:
+                w[s + SG_SELECT] = OUT
             if previous:
                 w[previous + SG_LINK] = following
             else:

@@ -234,7 +234,7 @@ SG_PREV: Final = 1  # previous; hint, recomputed by repair
 SG_G: Final = 2
 SG_CASE: Final = 3  # number of the select case
 SG_SEQ: Final = 4  # a sender: tail + 1 its message was published under, once it was moved into the buffer, else 0
-SG_SELECT: Final = 5  # 1: the goroutine waits on several queues, claim under its claim lock
+SG_SELECT: Final = 5  # 1: the goroutine waits on several queues, claim under its claim lock; 2: taken out of this one
 SG_MSG: Final = 6  # 8 words: what a sender brings, or what a receiver was given
 SG_WORDS: Final = 14
 SUDOG_WORDS: Final = 16  # as a record of its own: 2 words of record header, then the sudog
@@ -319,6 +319,8 @@ CX_HOOK: Final = 4  # a call to make at the end of its owner; while it is in the
 KIND_GOROUTINE: Final = 1
 KIND_CHAN: Final = 2
 KIND_WAITGROUP: Final = 3
+KIND_SEND_CHAN: Final = 4  # handles of a channel that can only send
+KIND_RECV_CHAN: Final = 5  # ... or receive; the record is a KIND_CHAN
 KIND_MUTEX: Final = 10
 KIND_RWMUTEX: Final = 11
 KIND_ONCE: Final = 12
@@ -366,6 +368,11 @@ def p_base(p: int) -> int:
 def object_lock(base: int) -> int:
     """Number of the lock that guards the record at `base`. Records are 32 words: neighbours get different locks."""
     return L_OBJECTS + (base >> 5) % N_OBJECT_LOCKS
+
+
+def claim_lock(g: int) -> int:
+    """Number of the lock under which a goroutine that waits on several queues is decided."""
+    return L_CLAIM + (g >> 5) % N_CLAIM_LOCKS
 
 
 def inbox_lock(slot: int) -> int:

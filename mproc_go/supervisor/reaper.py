@@ -66,6 +66,7 @@ from mproc_go.shm.layout import (
     OUT_OK,
     POOL_G,
     POOL_OBJECT,
+    POOL_SUDOG,
     R_HEAD,
     R_HOLDERS,
     R_LINK,
@@ -130,14 +131,14 @@ class Reaper:
 
     def _repair_lock(self, number: int) -> None:
         """Complete what a dead thread began under that lock. Runs alone: the new door is still shut."""
-        w, mem = self.t.w, self.t.mem
+        w = self.t.w
         if number == L_SCHED:
             runq.repair_global(w)
             idle.repair(w, self._living_workers())
         elif L_OBJECTS <= number < L_OBJECTS + N_OBJECT_LOCKS:
             for base in self._live(POOL_OBJECT):
                 if object_lock(base) == number and w[base + O_KIND] in repairs.REPAIR:
-                    self._woken += repairs.REPAIR[w[base + O_KIND]](w, mem, base, 0)
+                    self._woken += repairs.REPAIR[w[base + O_KIND]](self.t, base)
             for g in self._live(POOL_G):
                 if object_lock(g) == number:
                     waitq.repair(w, g + G_JOINQ)
@@ -350,8 +351,10 @@ class Reaper:
                 continue
             lock = t.locks[pool_lock(which)]
             t.enter(lock)
+            # Sudogs of the dead are in no queue any more (step 2), so those it had in use are free as well.
+            reachable = set() if which == POOL_SUDOG else everything
             for slot in gone:
-                pool.sweep(w, which, slot, everything)
+                pool.sweep(w, which, slot, reachable)
             t.leave(lock)
 
     def _kick(self) -> None:

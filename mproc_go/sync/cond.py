@@ -188,4 +188,4 @@ def _destroy(m: M, base: int) -> None:
 
 
 register(Cond, _destroy)
-repairs.register(KIND_COND, (CD_WAITQ,), lambda w, mem, base, slot: repair(w, base, slot))
+repairs.register(KIND_COND, (CD_WAITQ,), lambda t, base: repair(t.w, base, t.slot))

@@ -292,5 +292,5 @@ def _destroy(m: M, base: int) -> None:
 
 
 register(Mutex, _destroy)
-repairs.register(KIND_MUTEX, (MX_WAITQ,), lambda w, mem, base, slot: repair(w, base, slot))
+repairs.register(KIND_MUTEX, (MX_WAITQ,), lambda t, base: repair(t.w, base, t.slot))
 repairs.FORGET[KIND_MUTEX] = forget

@@ -140,5 +140,5 @@ def _destroy(m: M, base: int) -> None:
 
 
 register(Once, _destroy)
-repairs.register(KIND_ONCE, (OC_WAITQ,), lambda w, mem, base, slot: repair(w, base, slot))
+repairs.register(KIND_ONCE, (OC_WAITQ,), lambda t, base: repair(t.w, base, t.slot))
 repairs.FORGET[KIND_ONCE] = forget

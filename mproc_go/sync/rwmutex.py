@@ -285,4 +285,4 @@ def _destroy(m: M, base: int) -> None:
 
 
 register(RWMutex, _destroy)
-repairs.register(KIND_RWMUTEX, (RW_WRITEQ, RW_READQ), lambda w, mem, base, slot: repair(w, base, slot))
+repairs.register(KIND_RWMUTEX, (RW_WRITEQ, RW_READQ), lambda t, base: repair(t.w, base, t.slot))

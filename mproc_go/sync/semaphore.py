@@ -205,4 +205,4 @@ def _destroy(m: M, base: int) -> None:
 
 
 register(Semaphore, _destroy)
-repairs.register(KIND_SEMAPHORE, (SM_WAITQ,), lambda w, mem, base, slot: repair(w, base, slot))
+repairs.register(KIND_SEMAPHORE, (SM_WAITQ,), lambda t, base: repair(t.w, base, t.slot))

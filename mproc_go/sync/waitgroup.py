@@ -162,4 +162,4 @@ def _destroy(m: M, base: int) -> None:
 
 
 register(WaitGroup, _destroy)
-repairs.register(KIND_WAITGROUP, (WG_WAITQ,), lambda w, mem, base, slot: repair(w, base, slot))
+repairs.register(KIND_WAITGROUP, (WG_WAITQ,), lambda t, base: repair(t.w, base, t.slot))

@@ -38,9 +38,8 @@ def test_fires_though_the_worker_that_made_it_computes():
     def busy(out, stop):
         timer = Timer(0.02)
         out.send(timer.c)
-        while stop.recv_ok(0)[1] if len(stop) else True:  # never lets another goroutine of this worker run
-            if len(stop):
-                return
+        while not len(stop):  # never lets another goroutine of this worker run
+            pass
 
     out, stop = Chan(1), Chan(1)
     hog = go(busy, out, stop)

@@ -1,0 +1,57 @@
+"""What both ends of a channel have: the record, and what can be asked about it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mproc_go.runtime.handle import SharedHandle
+from mproc_go.runtime.process import M
+from mproc_go.shm.layout import CH_CAP, CH_CLOSED, CH_HEAD, CH_RING, CH_TAIL, HDR_HAS_HANDLES, HDR_SPILLED
+
+# A message whose payload is not simply there to be decoded.
+NOT_PLAIN = HDR_SPILLED | HDR_HAS_HANDLES
+
+
+class End(SharedHandle):
+    """A handle of a channel."""
+
+    __slots__ = ("_cap", "_ring")
+
+    _cap: int
+    _ring: int
+
+    def _bind(self, m: M, base: int, gen: int) -> None:
+        super()._bind(m, base, gen)
+        self._cap = m.w[base + CH_CAP]
+        self._ring = m.w[base + CH_RING]
+
+    def _as(self, kind: type[Any]) -> Any:
+        """A view of this channel: another handle of the same record."""
+        return kind._open(self._base, self._gen)
+
+    @property
+    def closed(self) -> bool:
+        """True from ``close()`` on, also while messages remain."""
+        return bool(self._m().w[self._base + CH_CLOSED])
+
+    @property
+    def capacity(self) -> int:
+        """Messages it buffers."""
+        return self._cap
+
+    def __len__(self) -> int:
+        """Messages buffered now."""
+        m = self._m()
+        m.enter(self._lock)
+        n: int = m.w[self._base + CH_TAIL] - m.w[self._base + CH_HEAD]
+        m.leave(self._lock)
+        return n
+
+    def __repr__(self) -> str:
+        w = self._words()
+        name = type(self).__name__
+        if w is None:
+            return f"<{name} {self._base:#x} of a runtime that is over>"
+        n = w[self._base + CH_TAIL] - w[self._base + CH_HEAD]
+        state = "closed" if w[self._base + CH_CLOSED] else "open"
+        return f"<{name} {self._base:#x} {state} len={n} capacity={self._cap}>"
