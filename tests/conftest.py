@@ -58,19 +58,19 @@ def semaphore_names():
     return {name for name in names if not psutil.pid_exists(int(name.split(".")[3]))}
 
 
-def state_of_this_process():
-    """What a test must leave as it found it."""
+def state_of_this_process(descendants):
+    """What a test must leave as it found it. A runtime that goes on may start and retire workers as it likes."""
     me = psutil.Process()
     return {
-        "child processes": {(child.pid, child.create_time()) for child in me.children(recursive=True)},
+        "child processes": {(child.pid, child.create_time()) for child in me.children(recursive=descendants)},
         "names in /dev/shm": semaphore_names(),
         "descriptors": len(os.listdir("/proc/self/fd")),
         "threads": {thread.ident for thread in threading.enumerate()},
     }
 
 
-def left_behind(before):
-    now = state_of_this_process()
+def left_behind(before, descendants):
+    now = state_of_this_process(descendants)
     left = {}
     for what, was in before.items():
         extra = now[what] - was if isinstance(was, set) else max(0, now[what] - was)
@@ -79,22 +79,22 @@ def left_behind(before):
     return left
 
 
-def check_nothing_left(before):
+def check_nothing_left(before, descendants):
     deadline = time.monotonic() + GONE_S
-    left = left_behind(before)
+    left = left_behind(before, descendants)
     while left and time.monotonic() < deadline:
         gc.collect()
         time.sleep(0.02)
-        left = left_behind(before)
+        left = left_behind(before, descendants)
     assert not left, f"left behind: {left}"
 
 
 @pytest.fixture(scope="module", autouse=True)
 def module_leaves_nothing():
     """No process, semaphore name, descriptor or thread stays behind a module."""
-    before = state_of_this_process()
+    before = state_of_this_process(descendants=True)
     yield
-    check_nothing_left(before)
+    check_nothing_left(before, descendants=True)
 
 
 @pytest.fixture(autouse=True)
@@ -102,6 +102,6 @@ def test_leaves_nothing(module_leaves_nothing, request):
     """No process, semaphore name, descriptor or thread stays behind a test."""
     if "rt" in request.fixturenames:
         request.getfixturevalue("rt")  # started before we look, so that what it has does not count
-    before = state_of_this_process()
+    before = state_of_this_process(descendants=False)
     yield
-    check_nothing_left(before)
+    check_nothing_left(before, descendants=False)

@@ -142,8 +142,7 @@ def flush(t: Thread, pool: int, n: int) -> None:
     t.enter(lock)
     head = w[p + POOL_FREE]
     for base in batch:
-        w[base + R_LINK] = head
-        w[base] = REC_FREE
+        w[base + R_LINK] = head  # its head goes on saying who cached it: that counts for nothing once it is in the list
         head = base
     w[p + POOL_FREE] = head  # publishes: they are everybody's
     t.leave(lock)
@@ -192,8 +191,8 @@ def give_block(t: Thread, base: int, n_bytes: int) -> None:
     lock = t.locks[pool_lock(pool)]
     p = POOLS + pool * POOL_WORDS
     t.enter(lock)
+    w[base] = t.cached
     w[base + R_LINK] = w[p + POOL_FREE]
-    w[base] = REC_FREE
     w[p + POOL_FREE] = base  # publishes
     t.leave(lock)
 

@@ -29,6 +29,8 @@ from mproc_go.shm.layout import (
 )
 from mproc_go.shm.pool import give
 
+_TOO_MANY = 1 << 63
+
 
 class WaitGroup(SharedHandle):
     """A counter of goroutines that are still to end.
@@ -54,21 +56,26 @@ class WaitGroup(SharedHandle):
         """Add `n`, which may be negative, to the counter; at 0 whoever waits is woken. Blocks: never.
 
         Raises:
-            ValueError: the counter would become negative; it stays as it was.
+            TypeError: `n` is not an integer.
+            ValueError: the counter would become negative, or is beyond 63 bits; it stays as it was.
         """
+        if not isinstance(n, int):  # before the lock, which an exception must not leave behind
+            raise TypeError(f"WaitGroup.add takes an integer, not {type(n).__name__}")
         m = self._m()
         w = m.w
         lock = self._lock
         m.enter(lock)
         count = w[self._base + WG_COUNT] + n
         woken: list[int] = []
-        if count >= 0:
+        if 0 <= count < _TOO_MANY:
             woken = set_count(w, self._base, count, m.slot)
         m.leave(lock)
         for g in woken:
             m.ready(g)
         if count < 0:
             raise ValueError(NEGATIVE_WAITGROUP)
+        if count >= _TOO_MANY:
+            raise ValueError(f"WaitGroup: {count} are more than a counter holds")
 
     def done(self) -> None:
         """Take 1 from the counter. Blocks: never. Raises: ValueError as :meth:`add`."""

@@ -1,0 +1,321 @@
+"""A channel operation cut at every store: the channel is whole again after repair, and no message is lost or doubled."""
+
+from __future__ import annotations
+
+import pytest
+
+from mproc_go.chan import ops
+from mproc_go.chan.receiving import Receiving
+from mproc_go.chan.sending import Sending
+from mproc_go.codec import wire
+from mproc_go.runtime.message import fetch, open_message, put
+from mproc_go.sched import waitq
+from mproc_go.shm import layout as L
+from mproc_go.shm import pool
+from tests.crash.machine import cuts
+
+
+class State:
+    """A channel, and who waits on it with what."""
+
+    def __init__(self, machine, cap, buffered, senders, receivers, selects=False, start=0):
+        t = machine.threads[1]
+        w = machine.words
+        self.ch = ch = pool.take(t, L.POOL_OBJECT)
+        self.ring = pool.take_block(t, cap * 64) + L.BLOCK_DATA if cap else 0
+        w[ch + L.O_KIND] = L.KIND_CHAN
+        w[ch + L.CH_CAP] = w[ch + L.CH_LIMIT] = cap
+        w[ch + L.CH_RING] = self.ring
+        w[ch + L.CH_HEAD] = w[ch + L.CH_TAIL] = start
+        w[ch + L.CH_CLOSED] = w[ch + L.CH_RECVQ] = w[ch + L.CH_SENDQ] = 0
+        for value in range(buffered):
+            hdr, data = wire.encode(value)
+            assert ops.send(t, ch, hdr, data)[0] == ops.DONE
+        self.senders = []
+        for i in range(senders):
+            g = machine.new_goroutine(t)
+            self.senders.append((g, buffered + i))
+            self._wait(machine, t, g, L.CH_SENDQ, buffered + i, selects)
+        self.receivers = []
+        for _ in range(receivers):
+            g = machine.new_goroutine(t)
+            self.receivers.append(g)
+            self._wait(machine, t, g, L.CH_RECVQ, None, selects)
+        self.sudog_of = {}
+
+    def _wait(self, machine, t, g, q, value, selects):
+        w = machine.words
+        hdr, data = (0, b"") if value is None else wire.encode(value)
+        if not selects:
+            if value is None:
+                waitq.join(w, self.ch + q, g)
+            else:
+                ops.wait_to_send(w, machine.segment.mem, self.ch, g, hdr, data)
+            return
+        s = pool.take(t, L.POOL_SUDOG) + L.SUDOG_BODY
+        w[s + L.SG_G] = g
+        w[s + L.SG_CASE] = 7
+        w[s + L.SG_SEQ] = 0
+        w[s + L.SG_SELECT] = 1
+        put(w, machine.segment.mem, s + L.SG_MSG, hdr, data)
+        waitq.enqueue(w, self.ch + q, s)
+
+    def sudog(self, machine, g):
+        """The sudog that a goroutine was decided by: its own one, or the select's."""
+        w = machine.words
+        for base in pool.records(w, L.POOL_SUDOG):
+            if w[base] & 0xFF == L.REC_LIVE and w[base + L.SUDOG_BODY + L.SG_G] == g:
+                return base + L.SUDOG_BODY
+        return g + L.G_SUDOG
+
+
+def value_at(machine, at):
+    hdr, body = fetch(machine.words, machine.segment.mem, at)
+    return wire.decode(hdr, body)
+
+
+def outcome(machine, g):
+    return machine.words[g + L.G_DECIDE] & L.OUT_MASK
+
+
+def drain(machine, state):
+    """Everything that is in the channel, or brought by a sender that still waits, in the order it comes out."""
+    t = machine.threads[2]
+    found = []
+    while True:
+        result, hdr, body, _ = ops.recv(t, state.ch)
+        if result != ops.DONE:
+            return found
+        found.append(wire.decode(hdr, body))
+
+
+def received(machine, state):
+    """What the waiting receivers were given, first one first."""
+    return [
+        value_at(machine, state.sudog(machine, g) + L.SG_MSG)
+        for g in state.receivers
+        if outcome(machine, g) == L.OUT_OK
+    ]
+
+
+STATES = [
+    (cap, buffered, senders, receivers)
+    for cap in (0, 1, 3)
+    for buffered in range(cap + 1)
+    for senders, receivers in ((0, 0), (1, 0), (2, 0), (0, 1), (0, 2))
+    if (not senders or buffered == cap) and (not receivers or not buffered)
+]
+
+
+@pytest.mark.parametrize("selects", [False, True], ids=["plain", "select"])
+@pytest.mark.parametrize(("cap", "buffered", "senders", "receivers"), STATES)
+def test_send_cut_anywhere(cap, buffered, senders, receivers, selects):
+    """The message is there exactly once or not at all; everybody else's is untouched and in order."""
+
+    def build(machine):
+        return State(machine, cap, buffered, senders, receivers, selects, start=5)
+
+    def operate(machine, state):
+        hdr, data = wire.encode(99)
+        return ops.send(machine.threads[0], state.ch, hdr, data)
+
+    others = list(range(buffered + senders))
+    for machine, state, n, died in cuts(build, operate):
+        ops.repair(machine.supervisor, state.ch)
+        ops.check(machine.words, state.ch)
+        got = received(machine, state) + drain(machine, state)
+        assert [v for v in got if v != 99] == others, f"cut at store {n}: {got}"
+        assert got.count(99) <= 1, f"cut at store {n}: {got}"
+        if not died and not (senders or (buffered == cap and not receivers)):
+            assert got.count(99) == 1
+
+
+@pytest.mark.parametrize("selects", [False, True], ids=["plain", "select"])
+@pytest.mark.parametrize(("cap", "buffered", "senders", "receivers"), STATES)
+def test_recv_cut_anywhere(cap, buffered, senders, receivers, selects):
+    """At most the message that the dead took is gone, and it is the first; a sender is told it sent only if it did."""
+
+    def build(machine):
+        return State(machine, cap, buffered, senders, receivers, selects, start=2)
+
+    def operate(machine, state):
+        return ops.recv(machine.threads[0], state.ch)
+
+    everything = list(range(buffered + senders))
+    for machine, state, n, died in cuts(build, operate):
+        ops.repair(machine.supervisor, state.ch)
+        ops.check(machine.words, state.ch)
+        waiting = [value for g, value in state.senders if not outcome(machine, g)]
+        got = drain(machine, state)
+        assert got in (everything, everything[1:]), f"cut at store {n}: {got} of {everything}"
+        assert all(value in got for value in waiting), f"cut at store {n}: a sender waits whose message was taken"
+        if not died and everything:
+            assert got == everything[1:]
+
+
+@pytest.mark.parametrize("selects", [False, True], ids=["plain", "select"])
+@pytest.mark.parametrize(("cap", "buffered", "senders", "receivers"), STATES)
+def test_close_cut_anywhere(cap, buffered, senders, receivers, selects):
+    """It is closed and everybody is told so, or it is open and everybody still waits; what is buffered stays."""
+
+    def build(machine):
+        return State(machine, cap, buffered, senders, receivers, selects)
+
+    def operate(machine, state):
+        return ops.close(machine.threads[0], state.ch)
+
+    for machine, state, n, died in cuts(build, operate):
+        ops.repair(machine.supervisor, state.ch)
+        ops.check(machine.words, state.ch)
+        closed = machine.words[state.ch + L.CH_CLOSED]
+        told = {outcome(machine, g) for g in [g for g, _ in state.senders] + state.receivers}
+        assert told <= ({L.OUT_CLOSED} if closed else {0}), f"cut at store {n}: {told}, closed {closed}"
+        assert closed or died
+        if closed:
+            assert drain(machine, state) == list(range(buffered))
+
+
+@pytest.mark.parametrize(("cap", "buffered", "senders"), [(0, 0, 2), (1, 1, 2), (3, 3, 1)])
+def test_repair_cut_anywhere(cap, buffered, senders):
+    """Repair can itself be cut and done again: it is idempotent."""
+    for first in range(40):
+
+        def build(machine, first=first):
+            state = State(machine, cap, buffered, senders, 0)
+            machine.words.stores = 0
+            machine.words.cut_at = first
+            try:
+                ops.recv(machine.threads[0], state.ch)
+                state.done = True
+            except BaseException:
+                state.done = False
+            machine.words.cut_at = None
+            machine.free_all_locks()
+            return state
+
+        for machine, state, _n, _died in cuts(build, lambda machine, state: ops.repair(machine.supervisor, state.ch)):
+            ops.repair(machine.supervisor, state.ch)
+            ops.check(machine.words, state.ch)
+            everything = list(range(buffered + senders))
+            assert drain(machine, state) in (everything, everything[1:])
+        if state.done:
+            break
+
+
+def handle(machine, state, t, cls):
+    """A real handle of the channel in the hands of thread `t`, for the hot paths of Chan itself."""
+    ch = cls.__new__(cls)
+    ch._base, ch._gen = state.ch, 0
+    ch._tls = t.process.tls
+    ch._lock = machine.locks[L.object_lock(state.ch)]
+    ch._cap = machine.words[state.ch + L.CH_CAP]
+    ch._ring = state.ring
+    return ch
+
+
+class _Sender(Sending):
+    __slots__ = ()
+
+    def __del__(self):
+        pass
+
+
+class _Receiver(Receiving):
+    __slots__ = ()
+
+    def __del__(self):
+        pass
+
+
+@pytest.mark.parametrize(("cap", "buffered"), [(1, 0), (3, 1), (3, 2)])
+def test_hot_send_cut_anywhere(cap, buffered):
+    """Chan.send's own fast path, written out beside ops.send, has the same one publishing store."""
+
+    def operate(machine, state):
+        handle(machine, state, machine.threads[0], _Sender).send(99)
+
+    for machine, state, n, died in cuts(lambda machine: State(machine, cap, buffered, 0, 0, start=2), operate):
+        ops.repair(machine.supervisor, state.ch)
+        ops.check(machine.words, state.ch)
+        got = drain(machine, state)
+        assert got in (list(range(buffered)), [*range(buffered), 99]), f"cut at store {n}: {got}"
+        assert died or got[-1] == 99
+
+
+@pytest.mark.parametrize(("cap", "buffered"), [(1, 1), (3, 1), (3, 3)])
+def test_hot_recv_cut_anywhere(cap, buffered):
+    """Chan.recv's own fast path takes the first message or leaves everything."""
+
+    def operate(machine, state):
+        state.value = handle(machine, state, machine.threads[0], _Receiver).recv()
+
+    everything = list(range(buffered))
+    for machine, state, n, died in cuts(lambda machine: State(machine, cap, buffered, 0, 0, start=2), operate):
+        ops.repair(machine.supervisor, state.ch)
+        ops.check(machine.words, state.ch)
+        got = drain(machine, state)
+        assert got in (everything, everything[1:]), f"cut at store {n}: {got}"
+        assert died or (state.value == 0 and got == everything[1:])
+
+
+LONG = "x" * 200
+
+
+def test_sending_a_long_message_cut_anywhere():
+    """A message in a block is in the channel or it is not; its block is the dead thread's until it is."""
+
+    def operate(machine, state):
+        handle(machine, state, machine.threads[0], _Sender).send(LONG)
+
+    for machine, state, _n, died in cuts(lambda machine: State(machine, 2, 1, 0, 0), operate):
+        ops.repair(machine.supervisor, state.ch)
+        ops.check(machine.words, state.ch)
+        got = drain_long(machine, state)
+        assert got in ([0], [0, LONG])
+        assert died or got == [0, LONG]
+
+
+def test_receiving_a_long_message_cut_anywhere():
+    """Whoever dies receiving it may take it along; the next one comes out whole."""
+
+    def build(machine):
+        state = State(machine, 2, 0, 0, 0)
+        for text in (LONG, LONG + "2"):
+            handle(machine, state, machine.threads[1], _Sender).send(text)
+        return state
+
+    def operate(machine, state):
+        state.value = handle(machine, state, machine.threads[0], _Receiver).recv()
+
+    for machine, state, _n, died in cuts(build, operate):
+        ops.repair(machine.supervisor, state.ch)
+        ops.check(machine.words, state.ch)
+        assert drain_long(machine, state) in ([LONG, LONG + "2"], [LONG + "2"])
+        assert died or state.value == LONG
+
+
+def test_handing_a_long_message_cut_anywhere():
+    """A waiting receiver has the whole message, or it still waits."""
+
+    def operate(machine, state):
+        handle(machine, state, machine.threads[0], _Sender).send(LONG)
+
+    for machine, state, _n, died in cuts(lambda machine: State(machine, 0, 0, 0, 1), operate):
+        ops.repair(machine.supervisor, state.ch)
+        ops.check(machine.words, state.ch)
+        g = state.receivers[0]
+        given = outcome(machine, g) == L.OUT_OK
+        assert given or died
+        if given:
+            hdr, body = fetch(machine.words, machine.segment.mem, g + L.G_SUDOG + L.SG_MSG)
+            assert open_message(machine.threads[2], hdr, body) == LONG
+
+
+def drain_long(machine, state):
+    t = machine.threads[2]
+    found = []
+    while True:
+        result, hdr, body, _ = ops.recv(t, state.ch)
+        if result != ops.DONE:
+            return found
+        found.append(open_message(t, hdr, body))

@@ -1,0 +1,79 @@
+"""No store is forgotten: each line of the structures that stores a shared word was cut at least once by these tests."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import sys
+
+from mproc_go.chan import ops, receiving, sending
+from mproc_go.runtime import message
+from mproc_go.sched import runq, waitq
+from mproc_go.shm import pool
+from tests.crash import test_chan_cuts, test_pool_cuts, test_queue_cuts
+from tests.crash.machine import Words
+
+# Not operations that a worker may die in: repair runs alone in the supervisor, and is cut by tests of its own.
+_NOT_CUT = {
+    ops: {"repair"},
+    waitq: {"repair", "settle_sudog"},
+    runq: {"repair_global"},
+    pool: {"sweep", "_take_large", "_account"},
+    message: {"stow"},
+    sending: {"_send_slow"},
+    receiving: {"_recv_slow"},
+}
+
+
+def stores(module):
+    """(function, line) of each assignment to ``w[...]`` or ``mem[...]`` in the module."""
+    for function in ast.walk(ast.parse(inspect.getsource(module))):
+        if not isinstance(function, ast.FunctionDef) or function.name in _NOT_CUT.get(module, ()):
+            continue
+        for node in ast.walk(function):
+            targets = []
+            if isinstance(node, ast.Assign):
+                targets = node.targets
+            elif isinstance(node, ast.AugAssign):
+                targets = [node.target]
+            for target in targets:
+                if isinstance(target, ast.Subscript) and ast.unparse(target.value) in ("w", "mem", "t.w", "m.mem"):
+                    yield function.name, node.lineno
+
+
+def test_every_store_of_the_structures_was_cut(monkeypatch):
+    """A new store in ring, queues, slab or heap without a test that dies there fails here."""
+    seen = set()
+    store = Words.store
+
+    def recording(self):
+        frame = sys._getframe(2)
+        seen.add((frame.f_code.co_filename, frame.f_lineno))
+        store(self)
+
+    # One more frame between the store and the machine: count from there.
+    monkeypatch.setattr(Words, "store", recording)
+    for module in (test_chan_cuts, test_pool_cuts, test_queue_cuts):
+        for name, test in vars(module).items():
+            if name.startswith("test_") and "cut_anywhere" in name:
+                _run_all(test)
+    missing = [
+        f"{module.__name__}.{function}, line {line}"
+        for module in (ops, waitq, runq, pool, message, sending, receiving)
+        for function, line in stores(module)
+        if (inspect.getsourcefile(module), line) not in seen
+    ]
+    assert not missing, "never cut: " + "; ".join(missing)
+
+
+def _run_all(test):
+    """Run a parametrised test with all its parameters."""
+    calls = [{}]
+    for mark in getattr(test, "pytestmark", []):
+        if mark.name != "parametrize":
+            continue
+        names = [mark.args[0]] if isinstance(mark.args[0], str) else list(mark.args[0])
+        values = [value if isinstance(value, tuple) and len(names) > 1 else (value,) for value in mark.args[1]]
+        calls = [call | dict(zip(names, value, strict=True)) for call in calls for value in values]
+    for call in calls:
+        test(**call)

@@ -1,0 +1,133 @@
+"""Pools and blocks cut at every store: every record is free, cached by the dead, or in use, and can be got back."""
+
+from __future__ import annotations
+
+import pytest
+
+from mproc_go.shm import layout as L
+from mproc_go.shm import pool
+from tests.crash.machine import cuts
+
+SMALL = L.MIN_BLOCK_ORDER
+
+
+def account(machine, pools, live):
+    """Sweep what the dead thread (slot 1) had, and check that every carved record has exactly one place."""
+    w = machine.words
+    caches = {t.slot: t.caches for t in machine.threads}
+    for which in pools:
+        pool.sweep(w, which, 1, live)
+        living = {slot: [*cache[which]] for slot, cache in caches.items() if slot != 1}
+        pool.check_pool(w, which, living, {base for base in pool.records(w, which) if base in live})
+
+
+@pytest.mark.parametrize("which", [L.POOL_G, L.POOL_OBJECT, SMALL, SMALL + 6])
+def test_take_cut_anywhere(which):
+    """A first take grows the pool, carves a batch and takes one: cut anywhere, nothing is lost."""
+    for machine, _state, _n, died in cuts(lambda machine: None, lambda machine, _: pool.take(machine.threads[0], which)):
+        account(machine, [which], set() if died else set(live_of(machine, which)) - of_dead(machine, which))
+
+
+def live_of(machine, which):
+    return [b for b in pool.records(machine.words, which) if machine.words[b] & 0xFF == L.REC_LIVE]
+
+
+def of_dead(machine, which):
+    return {b for b in live_of(machine, which) if machine.words[b] >> 8 == 1}
+
+
+@pytest.mark.parametrize("which", [L.POOL_G, SMALL])
+def test_refill_from_the_free_list_cut_anywhere(which):
+    """A refill takes a batch off the free list by one store."""
+
+    def build(machine):
+        other = machine.threads[1]
+        taken = [pool.take(other, which) for _ in range(80)]
+        for base in taken:
+            pool.give(other, which, base)
+        pool.flush_all(other)
+
+    for machine, _state, n, _died in cuts(build, lambda machine, _: pool.take(machine.threads[0], which)):
+        account(machine, [which], set())
+        assert len(pool.free_records(machine.words, which)) == len(pool.records(machine.words, which)), n
+
+
+@pytest.mark.parametrize("which", [L.POOL_OBJECT, SMALL])
+def test_flush_cut_anywhere(which):
+    """Giving a batch back is one store; before it the records are the dead thread's, after it everybody's."""
+
+    def build(machine):
+        t = machine.threads[0]
+        for base in [pool.take(t, which) for _ in range(30)]:
+            pool.give(t, which, base)
+
+    for machine, _state, n, _died in cuts(build, lambda machine, _: pool.flush(machine.threads[0], which, 20)):
+        account(machine, [which], set())
+        assert len(pool.free_records(machine.words, which)) == len(pool.records(machine.words, which)), n
+
+
+def test_growth_cut_anywhere():
+    """An extent is there or it is not, and two never overlap."""
+
+    def operate(machine, _):
+        for _ in range(300):  # more than the first extent of 64 KiB holds
+            pool.take(machine.threads[0], L.POOL_G)
+
+    steps = 0
+    for machine, _state, n, died in cuts(lambda machine: None, lambda machine, s: pool._grow(machine.threads[0], L.POOL_G)):
+        w = machine.words
+        count = w[L.EXTENTS + L.EXTENTS_COUNT]
+        assert count in (0, 1)
+        operate(machine, None)
+        assert len(set(pool.records(w, L.POOL_G))) >= 300
+        steps = n
+    assert steps >= 5
+
+
+def test_large_blocks_cut_anywhere():
+    """A large block is taken from the list, or added as an extent, by one store; freed, by one store."""
+    n_bytes = 300 * 1024
+
+    def build(machine):
+        t = machine.threads[1]
+        base = pool.take_block(t, n_bytes)
+        pool.give_block(t, base, n_bytes)
+        return base
+
+    which = pool.block_pool(n_bytes)
+    for machine, base, n, died in cuts(build, lambda machine, _: pool.take_block(machine.threads[0], n_bytes)):
+        free = pool.free_records(machine.words, which)
+        assert free == ([] if machine.words[base] >> 8 == 1 and base not in free else [base]), n
+        pool.sweep(machine.words, which, 1, set())
+        assert pool.free_records(machine.words, which) == [base]
+
+    def taken(machine):
+        return pool.take_block(machine.threads[0], n_bytes)
+
+    for machine, base, _n, _died in cuts(taken, lambda machine, b: pool.give_block(machine.threads[0], b, n_bytes)):
+        pool.sweep(machine.words, which, 1, set())
+        assert pool.free_records(machine.words, which) == [base]
+
+
+def test_a_list_published_before_its_links_is_noticed():
+    """Mutant: the head of the free list stored before the link of the new first record."""
+
+    def mutant(machine, _):
+        t, w = machine.threads[0], machine.words
+        p = L.POOLS + SMALL * L.POOL_WORDS
+        for base in t.caches[SMALL]:
+            first = w[p + L.POOL_FREE]
+            w[p + L.POOL_FREE] = base
+            w[base + L.R_LINK] = first
+            w[base] = L.REC_FREE
+
+    def build(machine):
+        t = machine.threads[0]
+        for base in [pool.take(t, SMALL) for _ in range(6)]:
+            w = machine.words
+            pool.give(t, SMALL, base)
+            w[base + L.R_LINK] = 77  # what a payload left there
+
+    with pytest.raises(AssertionError, match="PL"):
+        for machine, _state, _n, _died in cuts(build, mutant):
+            account(machine, [SMALL], set())
