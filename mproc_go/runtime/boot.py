@@ -19,7 +19,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Final, NoReturn, ParamSpec, Self, TypeVar
 
-from mproc_go.errors import NotRunning, SharedMemoryFull
+from mproc_go.errors import EXIT_PANIC, NotRunning, SharedMemoryFull
 from mproc_go.runtime import panics, preempt
 from mproc_go.runtime import process as rt
 from mproc_go.runtime.client import ClientM, Registrar
@@ -104,6 +104,8 @@ class Runtime:
                     "run inside run: this process has a runtime already; call go, Chan, ... without starting another"
                 )
             self._launch()
+            # A program that only starts it, and lets go of it, has it to its end; a panic is then told at the end.
+            atexit.register(self._at_exit)
         return self
 
     def close(self) -> None:
@@ -169,13 +171,14 @@ class Runtime:
             process, self._process = self._process, None
             if process is None:
                 return None
+            atexit.unregister(self._at_exit)
             m = getattr(process.tls, "m", None)
             if os.getpid() != self._owner:  # a fork: nothing here is ours
                 return None
             error: Exception | None = None
             if process.over is None:
                 process.over = why
-                if m is not None:
+                if m is not None and not process.told:
                     error = panics.fatal(m)
             if m is not None:
                 del process.tls.m
@@ -195,6 +198,13 @@ class Runtime:
             process.supervisor_fd = -1
             os.close(process.segment.fd)
             return error
+
+    def _at_exit(self) -> None:
+        error = self._end("the program is ending")
+        if error is not None:
+            sys.stderr.write(f"{error}\n")
+            sys.stderr.flush()
+            os._exit(EXIT_PANIC)  # an atexit function can't set the exit status otherwise
 
     def _kill(self) -> None:
         """End the supervisor by force; its workers die with it."""
@@ -320,18 +330,9 @@ def start_default() -> Process:
         if rt.process is None:
             if _forked:
                 raise NotRunning("this process is a fork of one that has a runtime; start a runtime of its own here")
-            runtime = Runtime().start()
-            atexit.register(_close_default, runtime)
+            Runtime().start()
         assert rt.process is not None
         return rt.process
-
-
-def _close_default(runtime: Runtime) -> None:
-    error = runtime._end("the program is ending")
-    if error is not None:
-        sys.stderr.write(f"{error}\n")
-        sys.stderr.flush()
-        os._exit(2)  # atexit can't change the exit status otherwise
 
 
 _forked = False

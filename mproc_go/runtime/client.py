@@ -110,6 +110,7 @@ class ClientM(M):
         if self.process.over is not None:
             raise NotRunning(self.process.over)
         error = panics.fatal(self)
+        self.process.told = True
         raise error if error is not None else NotRunning("this runtime was closed while a goroutine was using it")
 
     def leave_runtime(self) -> None:

@@ -43,6 +43,7 @@ class Process:
         codes: the code table (runtime/spawn.py).
         over: why nothing can be called any more, or None.
         alarm: fires the timers made in this process (lib/alarm.py), None before the first.
+        told: what ended the program was raised somewhere already.
         supervisor_fd: becomes readable when the supervisor ends (-1 in its own children, which end with it).
     """
 
@@ -64,6 +65,7 @@ class Process:
         self.over: str | None = None
         self.alarm: Any = None
         self.supervisor_fd = -1
+        self.told = False
         self._new_thread = new_thread
 
     def thread(self) -> M:

@@ -50,12 +50,14 @@ from mproc_go.shm.layout import (
     G_STATUS,
     H_STOP,
     HDR_EXCEPTION,
+    KIND_FREE,
     M_ATTENTION,
     M_DEADLINE,
     M_DUMP,
     M_EXTERNAL,
     M_FINISHED,
     M_INBOX,
+    M_KIND,
     M_P,
     M_REPLIED,
     M_RESIDENT,
@@ -444,6 +446,7 @@ class WorkerM(M):
                 stream.flush()
             except Exception:  # a closed pipe, at the very end: nobody is left to tell
                 continue
+        self.w[self.base + M_KIND] = KIND_FREE  # not a death: Twin: supervisor/main.py collect
         os._exit(0)
 
     # ------------------------------------------------------------ running goroutines

@@ -101,6 +101,13 @@ class Segment:
             )
         return segment
 
+    def close(self) -> None:
+        """Unmap. Nobody may hold the words or the bytes any more: whoever does gets a ValueError from now on."""
+        self.w.release()
+        self._view.release()
+        self.mem.close()
+        os.close(self.fd)
+
     def commit(self, base: int, words: int) -> None:
         """Have memory behind `words` words from `base` on, zeroed where it was not yet.
 

@@ -240,8 +240,7 @@ class Supervisor:
             os.close(fd)
             self.sysmon.forget(slot)
             code = os.waitstatus_to_exitcode(status)
-            if code == 0:  # a spare that was told to, or everybody at the end: nothing is bound to it
-                self.w[slot_base(slot) + M_KIND] = KIND_FREE
+            if self.w[slot_base(slot) + M_KIND] == KIND_FREE:  # it left by itself, and nothing was bound to it
                 self.free_slots.append(slot)
                 continue
             self.reaper.dead.add(slot)

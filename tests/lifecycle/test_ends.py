@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
 import time
 
+import psutil
 import pytest
 
 from tests.lifecycle.support import PROGS, Program, run, run_code, start, until
 
-WAYS = ["run", "with", "start", "dropped", "default"]
+WAYS = ["run", "with", "start", "default"]
 STATES = ["computing", "blocked", "sleeping", "in_c", "with_subprocess", "with_thread", "nothing"]
 
 STATUS = {
@@ -29,8 +31,9 @@ STATUS = {
 def kill_sleepers(program):
     """A subprocess that a goroutine started is the program's own affair, as it would be without us."""
     for process in program.family():
-        if process.name() == "sleep":
-            process.kill()
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process.name() == "sleep":
+                process.kill()
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -50,6 +53,13 @@ def test_every_way_to_end(way, how):
         assert outcome.err.endswith("KeyboardInterrupt\n"), outcome
     elif how == "exit":
         assert outcome.err == "", outcome
+
+
+@pytest.mark.parametrize("how", ["return", "exit"])
+def test_started_and_not_kept(how):
+    """A runtime that was started runs until it is closed, also if nobody keeps the object."""
+    outcome = run("lifecycle.py", "sleeping", how, "dropped")
+    assert outcome.status == STATUS[how], outcome
 
 
 @pytest.mark.parametrize("what", STATES)
