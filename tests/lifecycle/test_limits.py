@@ -1,0 +1,292 @@
+"""Limits of the machine: each its clear error where it is met, and nothing left or lost."""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import shutil
+import sys
+
+import pytest
+
+from mproc_go import Chan, Runtime, SharedMemoryFull, go, num_goroutine, run
+from mproc_go.shm.layout import DYNAMIC, WORD
+from tests.lifecycle.support import Program, run_code
+
+MIB = 1 << 20
+TABLES = DYNAMIC * WORD
+
+
+def echo(v):
+    return v
+
+
+# ------------------------------------------------------------ memory=
+@pytest.mark.parametrize("memory", [1, 4096, TABLES - 1])
+def test_less_memory_than_a_runtime_needs(memory):
+    """SharedMemoryFull at the start that says how much is needed; nothing is left."""
+    with pytest.raises(SharedMemoryFull, match="memory"):
+        run(lambda: 1, memory=memory)
+    assert run(lambda: 1, procs=1) == 1
+
+
+@pytest.mark.parametrize("memory", [TABLES, TABLES + 4096, TABLES + 65536])
+def test_memory_for_nothing_but_the_tables(memory):
+    """Either the start or the first thing that needs memory says SharedMemoryFull."""
+    with pytest.raises(SharedMemoryFull), Runtime(1, memory=memory):
+        held = []
+        for _ in range(100_000):
+            held.append(Chan(1))
+
+
+@pytest.mark.parametrize("capacity", [0, 2])
+def test_message_that_does_not_fit(capacity):
+    """SharedMemoryFull in the sender; the channel is as it was, and the runtime can be used, also for long messages."""
+    with Runtime(1, memory=TABLES + 16 * MIB):
+        ch = Chan(capacity)
+        for _ in range(3):
+            for call in (ch.send, ch.send_nowait, lambda v: go(ch.send, v), lambda v: go(echo, v)):
+                with pytest.raises(SharedMemoryFull, match="memory="):
+                    call(b"x" * (40 * MIB))
+            assert len(ch) == 0
+        for _ in range(20):
+            h = go(ch.send, b"y" * (2 * MIB))
+            assert len(ch.recv()) == 2 * MIB
+            h.result()
+        assert num_goroutine() == 1
+
+
+def test_full_of_messages():
+    """A program that sends more than there is room for: SharedMemoryFull, then room again once some were received."""
+    with Runtime(1, memory=TABLES + 16 * MIB):
+        ch = Chan(10_000)
+        n = 0
+        with pytest.raises(SharedMemoryFull):
+            while True:
+                ch.send(b"x" * 500_000)
+                n += 1
+        assert len(ch) == n > 10
+        with pytest.raises(SharedMemoryFull):
+            ch.send_nowait(b"x" * 500_000)
+        assert len(ch) == n
+        for _ in range(3):
+            assert len(ch.recv()) == 500_000
+            ch.send(b"x" * 500_000)
+        assert len(ch) == n
+        ch.close()
+        assert sum(len(v) for v in ch) == n * 500_000
+
+
+@pytest.mark.parametrize("size", [10, 300, 3000])
+def test_full_of_small_messages(size):
+    """Short messages, too, and the memory they had can be used again."""
+    with Runtime(1, memory=TABLES + 6 * MIB):
+        for _ in range(3):
+            chans = []
+            with pytest.raises(SharedMemoryFull):
+                while True:
+                    ch = Chan(4)
+                    chans.append(ch)
+                    for _ in range(4):
+                        ch.send(b"x" * size)
+            assert len(chans) > 100
+            assert len(chans[0].recv()) == size
+            del ch
+            chans.clear()
+        assert go(echo, 1).result() == 1
+
+
+def test_too_many_goroutines():
+    """go says SharedMemoryFull where there is no room for one more; those that were started run."""
+    with Runtime(1, memory=TABLES + 3 * MIB):
+        gate = Chan()
+        n = 0
+        with pytest.raises(SharedMemoryFull):
+            while True:
+                go(gate.recv_ok)
+                n += 1
+        assert n > 1000
+        assert num_goroutine() == n + 1
+        gate.close()
+        while num_goroutine() > 1:
+            from mproc_go import sleep
+
+            sleep(0.001)
+        assert go(echo, 1).result() == 1
+
+
+def test_result_that_does_not_fit():
+    """A goroutine whose result has no room: its handle raises SharedMemoryFull."""
+    with Runtime(1, memory=TABLES + 16 * MIB):
+        h = go(bytes, 40 * MIB)
+        assert type(h.exception(30)) is SharedMemoryFull
+        assert go(echo, 1).result() == 1
+
+
+def test_capacity_that_does_not_fit():
+    """A buffer that has no room: SharedMemoryFull, and a smaller one can be made."""
+    with Runtime(1, memory=TABLES + 16 * MIB):
+        for _ in range(50):
+            with pytest.raises(SharedMemoryFull, match="memory="):
+                Chan(10**6)
+            assert Chan(10**5).capacity == 10**5
+
+
+def test_panic_without_memory(tmp_path):
+    """A panic ends the program also when there is no memory left to say why."""
+    code = f"""
+from mproc_go import *
+def fail(): raise ValueError("x" * 1000)
+def main():
+    held = []
+    try:
+        while True:
+            ch = Chan(1)
+            ch.send("x" * 1000)
+            held.append(ch)
+    except SharedMemoryFull:
+        pass
+    try:
+        while True: held.append(Chan())
+    except SharedMemoryFull:
+        pass
+    held.pop()
+    for _ in range(20):
+        try:
+            go(fail)
+            break
+        except SharedMemoryFull:
+            held.pop()
+    Chan().recv() if False else sleep(20)
+run(main, procs=1, memory={TABLES + 4 * MIB})
+"""
+    outcome = run_code(tmp_path, code)
+    assert outcome.status == 1, outcome
+    assert "GoroutinePanic" in outcome.err, outcome
+
+
+# ------------------------------------------------------------ /dev/shm
+SIMPLE = """
+from mproc_go import *
+try:
+    print(run(lambda: go(len, "abc").result(), procs=1))
+except (SharedMemoryFull, OSError) as e:
+    print(type(e).__name__, e)
+import os
+print(sorted(n for n in os.listdir("/dev/shm") if "mproc" in n) if os.path.isdir("/dev/shm") else None)
+"""
+
+needs_unshare = pytest.mark.skipif(
+    os.geteuid() != 0 or shutil.which("unshare") is None, reason="needs root and unshare(1) for a small /dev/shm"
+)
+
+
+def in_small_shm(tmp_path, mount, code=SIMPLE):
+    script = tmp_path / "script.py"
+    script.write_text(code)
+    command = f"{mount} && exec {sys.executable} {script}"
+    with Program(["unshare", "-m", "sh", "-c", command]) as program:
+        return program.end()
+
+
+@needs_unshare
+@pytest.mark.parametrize("size", ["16k", "64k", "256k", "512k"])
+def test_full_dev_shm(tmp_path, size):
+    """A /dev/shm without room for the semaphores: one clear SharedMemoryFull, and nothing is left there."""
+    outcome = in_small_shm(tmp_path, f"mount -t tmpfs -o size={size} none /dev/shm")
+    assert (outcome.status, outcome.err) == (0, ""), outcome
+    first, second = outcome.out.splitlines()
+    assert second == "[]", outcome
+    assert re.match(r"SharedMemoryFull .*/dev/shm", first) or first == "3", outcome
+    if size in ("16k", "64k"):
+        assert first != "3", outcome
+
+
+@needs_unshare
+def test_dev_shm_of_docker(tmp_path):
+    """64 MB, what a container has, is enough, and long messages don't need it."""
+    code = SIMPLE.replace("len, \"abc\"", "len, b'x' * 100_000_000")
+    outcome = in_small_shm(tmp_path, "mount -t tmpfs -o size=64m none /dev/shm", code)
+    assert outcome.out == "100000000\n[]\n", outcome
+
+
+@needs_unshare
+def test_few_inodes_in_dev_shm(tmp_path):
+    """No inode left is the same limit."""
+    outcome = in_small_shm(tmp_path, "mount -t tmpfs -o size=64m,nr_inodes=50 none /dev/shm")
+    assert outcome.status == 0, outcome
+    assert outcome.out.startswith("SharedMemoryFull") and outcome.out.endswith("[]\n"), outcome
+
+
+@needs_unshare
+def test_read_only_dev_shm(tmp_path):
+    """A /dev/shm nobody may write to: a clear error that names it."""
+    outcome = in_small_shm(tmp_path, "mount -t tmpfs -o ro none /dev/shm")
+    assert outcome.status == 0, outcome
+    assert re.match(r"(SharedMemoryFull|\w*Error) .*", outcome.out) and outcome.err == "", outcome
+
+
+# ------------------------------------------------------------ ulimit
+def limited(tmp_path, limits, code=SIMPLE):
+    body = "import resource\n" + "".join(
+        f"resource.setrlimit(resource.{name}, ({value}, {value}))\n" for name, value in limits.items()
+    )
+    return run_code(tmp_path, body + code)
+
+
+@pytest.mark.parametrize("n", [3, 4, 5, 6, 7, 8, 9, 10, 12, 16, 32])
+def test_few_descriptors(tmp_path, n):
+    """With hardly any descriptors: an OSError that names the limit, or it works; no hang, nothing left."""
+    outcome = limited(tmp_path, {"RLIMIT_NOFILE": n}, SIMPLE.replace("import os\n", "import os; resource").split("import os;")[0])
+    assert outcome.status in (0, 1), outcome
+    assert "3\n" in outcome.out or "Error" in outcome.out + outcome.err, outcome
+    assert "Fatal Python error" not in outcome.err, outcome
+    if "3\n" not in outcome.out and outcome.status == 0:
+        assert "descriptors" in outcome.out or "open files" in outcome.out or "ended while" in outcome.out, outcome
+
+
+@pytest.mark.parametrize("mib", [300, 600, 1200, 2500, 5000])
+def test_little_address_space(tmp_path, mib):
+    """ulimit -v: it works within it, or says clearly what is missing."""
+    outcome = limited(tmp_path, {"RLIMIT_AS": mib * MIB})
+    assert outcome.status == 0, outcome
+    assert outcome.err == "" or "Error" in outcome.err or "Full" in outcome.err, outcome
+    first = outcome.out.splitlines()[0]
+    assert first == "3" or "Full" in first or "Error" in first, outcome
+    assert outcome.out.endswith("[]\n"), outcome
+
+
+def test_no_more_processes(tmp_path):
+    """A limit on processes: an error or it works, and no hang. (root has no such limit: then it works.)"""
+    outcome = limited(tmp_path, {"RLIMIT_NPROC": 1})
+    assert outcome.status == 0, outcome
+
+
+def test_small_files_only(tmp_path):
+    """ulimit -f: the segment is a file; a clear error, no signal."""
+    outcome = limited(tmp_path, {"RLIMIT_FSIZE": MIB})
+    assert outcome.status == 0, outcome
+    assert "Full" in outcome.out or "Error" in outcome.out or outcome.out.startswith("3\n"), outcome
+
+
+def test_no_core_files_needed():
+    """The limits of the test process itself are as before (children only were limited)."""
+    assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 50
+
+
+def test_interpreter_that_is_gone(tmp_path):
+    """sys.executable empty or wrong: an OSError, nothing started."""
+    for value in ("''", "None", "'/no/such/python'"):
+        code = f"import sys\nsys.executable = {value}\n" + SIMPLE
+        outcome = run_code(tmp_path, code)
+        assert outcome.status == 0, outcome
+        assert re.match(r"\w*Error|OSError", outcome.out), outcome
+
+
+def test_supervisor_that_can_not_import_us(tmp_path):
+    """Where the supervisor fails to start: an OSError in the caller at once, its own message on stderr."""
+    code = "import sys, mproc_go\nfrom mproc_go.runtime import boot\nsys.path[:] = []\n" + SIMPLE
+    outcome = run_code(tmp_path, code)
+    assert outcome.status == 0, outcome
+    assert outcome.out.startswith("3\n") or outcome.out.startswith("OSError"), outcome
