@@ -64,6 +64,14 @@ class Handle:
         super().__init_subclass__()
         HANDLE_TYPES.add(cls)
 
+    def _name(self) -> Triple:
+        """What a message calls it.
+
+        Raises:
+            NotRunning: what it names is not there any more (subclasses).
+        """
+        return self.KIND, self._base, self._gen
+
     def __reduce__(self) -> NoReturn:
         """Refuse every pickler but the codec's own, which never asks (it would not be counted)."""
         raise TypeError(

@@ -31,7 +31,7 @@ from typing import Any, Final
 from mproc_go.codec import byname, classes, culprit
 from mproc_go.codec.captured import uses
 from mproc_go.codec.handles import HANDLE_TYPES, Handle, Triple, open_handle, pack_table, split_table
-from mproc_go.errors import EncodeError, MprocError, RemoteError
+from mproc_go.errors import EncodeError, MprocError, NotRunning, RemoteError
 
 __all__ = [
     "HAS_HANDLES",
@@ -147,7 +147,7 @@ def encode(value: object) -> tuple[int, bytes]:
         if len(value) <= _SHORT_TUPLE and not _no_handles(map(type, value)):  # type: ignore[arg-type, call-overload]
             return _encode_tuple(value)  # type: ignore[arg-type]
     elif t in HANDLE_TYPES and value.KIND > 0:  # type: ignore[attr-defined]
-        return _H_HANDLE, _pack_handle(1, value.KIND, value._base, value._gen)  # type: ignore[attr-defined]
+        return _H_HANDLE, _pack_handle(1, *value._name())  # type: ignore[attr-defined]
     # What _dump does, once more: two calls less are a quarter of the price of a small list.
     try:
         tools = _idle.pop()
@@ -187,7 +187,7 @@ def _encode_tuple(value: tuple[Any, ...]) -> tuple[int, bytes]:
     rest = list(value)
     for place, item in enumerate(value):
         if type(item) in HANDLE_TYPES and item.KIND > 0:
-            triples.append((item.KIND, item._base, item._gen))
+            triples.append(item._name())
             places.append(place)
             rest[place] = None
     try:
@@ -207,6 +207,8 @@ def dump(value: object) -> tuple[bytes, list[Triple]]:
     """
     try:
         return _dump(value)
+    except NotRunning:  # a handle of a runtime that is over
+        raise
     except Exception as error:
         raise EncodeError(_complaint(value, error)) from error
 
@@ -299,9 +301,11 @@ def _dump(value: object) -> tuple[bytes, list[Triple]]:
 def _dump_again(value: object, error: Exception) -> tuple[bytes, list[Triple]]:
     """Pickle what the plain pickler gave up at."""
     try:
-        if isinstance(error, RecursionError):
+        if isinstance(error, RecursionError | NotRunning):
             raise error
         return _dump_by_value(value)
+    except NotRunning:  # a handle of a runtime that is over
+        raise
     except Exception as last:
         raise EncodeError(_complaint(value, last)) from last
 
@@ -388,7 +392,7 @@ def _with_class_globals(fn: types.FunctionType, reduced: tuple[Any, ...]) -> tup
 def _reduce_handle(handle: Handle, handles: list[Triple]) -> tuple[Any, ...]:
     if handle.KIND <= 0:
         raise TypeError(f"{culprit.type_name(type(handle))} is an abstract handle: it names no record")
-    triple = (handle.KIND, handle._base, handle._gen)
+    triple = handle._name()
     handles.append(triple)
     return open_handle, triple
 

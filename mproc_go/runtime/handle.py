@@ -80,6 +80,20 @@ class SharedHandle(handles.Handle):
         handle._bind(m, base, gen)
         return handle
 
+    def __eq__(self, other: object) -> bool:
+        # An address names something only together with its runtime.
+        if isinstance(other, SharedHandle) and other._tls is not self._tls:
+            return False
+        return super().__eq__(other)
+
+    __hash__ = handles.Handle.__hash__
+
+    def _name(self) -> tuple[int, int, int]:
+        process = rt.process
+        if process is None or process.tls is not self._tls:
+            rt.owner(self._tls)  # raises: in the runtime of now, that address is somebody else's
+        return self.KIND, self._base, self._gen
+
     def _m(self) -> M:
         """The M of the calling thread in the runtime this belongs to.
 

@@ -768,7 +768,9 @@ def test_prime_sieve(who):
     who(body)
 
 
-@pytest.mark.parametrize(("producers", "consumers", "capacity"), [(1, 1, 0), (4, 3, 0), (3, 5, 1), (8, 8, 3), (5, 1, 16)])
+@pytest.mark.parametrize(
+    ("producers", "consumers", "capacity"), [(1, 1, 0), (4, 3, 0), (3, 5, 1), (8, 8, 3), (5, 1, 16)]
+)
 def test_every_value_arrives_exactly_once(rt, seed, producers, consumers, capacity):
     """Conservation: many producers and consumers over all Ps, in a random mix of ways to send and receive."""
     each = 150

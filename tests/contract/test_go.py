@@ -183,7 +183,7 @@ def test_function_evaluated_at_once(who):
 
         h = go(f)
         box.append(2)
-        n = 2  # noqa: F841 - a variable f captured
+        n = 2
         gate.send(None)
         assert h.result() == ([1], 1)
         h = go(f)
@@ -618,7 +618,7 @@ def test_handle_captured_by_a_closure(who):
     def body():
         ch = Chan()
         h = go(echo, 3)
-        go(lambda: ch.send(h.result())).result  # noqa: B018 - the handle is dropped at once
+        go(lambda: ch.send(h.result())).result
         assert ch.recv(DEADLINE_S) == 3
 
     who(body)

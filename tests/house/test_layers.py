@@ -68,7 +68,7 @@ def imports(path):
             for alias in node.names:
                 yield alias.name
         elif isinstance(node, ast.ImportFrom) and node.module:
-            if node.module == "mproc_go" or node.module.count(".") == 1 and node.module.startswith("mproc_go."):
+            if node.module == "mproc_go" or (node.module.count(".") == 1 and node.module.startswith("mproc_go.")):
                 for alias in node.names:
                     yield f"{node.module}.{alias.name}"
             else:

@@ -121,6 +121,38 @@ def has_python(pid):
         return False
 
 
+def test_interrupts_at_every_moment_of_the_start(tmp_path):
+    """A start that is interrupted leaves nothing, wherever it was, and another start works."""
+    code = """
+import os, signal, sys
+from mproc_go import Runtime, go
+class Stop(Exception): pass
+def handler(*_):
+    raise Stop
+signal.signal(signal.SIGALRM, handler)
+fds = None
+for i in range(int(sys.argv[1])):
+    runtime = Runtime(1)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.001 + i * 0.2 / int(sys.argv[1]))
+        runtime.start()
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    except Stop:
+        print("stopped")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        runtime.close()
+    now = len(os.listdir("/proc/self/fd"))
+    fds = fds or now
+    assert now <= fds, f"{now - fds} descriptors more in round {i}"
+with Runtime(1):
+    print(go(len, "abc").result())
+"""
+    outcome = run_code(tmp_path, code, "40")
+    assert outcome.status == 0, outcome
+    assert outcome.out.count("stopped") > 5 and outcome.out.endswith("3\n"), outcome
+
+
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL, signal.SIGHUP, signal.SIGQUIT])
 @pytest.mark.parametrize("where", ["recv", "compute"])
 def test_deadly_signals(signum, where):
