@@ -53,7 +53,7 @@ def seed(request):
 
 
 def semaphore_names():
-    """Names that dead runtimes left: sem.mproc-go.UID.PID_OF_THE_SUPERVISOR.RANDOM... Others may run on this machine."""
+    """Names that dead runtimes left: sem.mproc-go.UID.PID_OF_THE_SUPERVISOR.RANDOM... Others may run beside us."""
     names = [name for name in os.listdir("/dev/shm") if name.startswith("sem.mproc-go.")]
     return {name for name in names if not psutil.pid_exists(int(name.split(".")[3]))}
 

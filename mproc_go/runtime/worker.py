@@ -507,6 +507,11 @@ class WorkerM(M):
         Crash: the result is written before the status, which publishes it; waiters are decided after it.
         """
         w = self.w
+        if w[self.ph]:
+            # An exception left a critical section: the lock has no holder any more. Dying frees it, and repairs.
+            sys.stderr.write(panics.traceback_text(result) if status == states.FAILED else "a lock was left taken\n")
+            sys.stderr.flush()
+            os.abort()
         held = w[g + R_REFS] > 1  # nobody can make a handle of it anew once there is none
         hdr, text = 0, ""
         body: message.Body = b""

@@ -12,7 +12,7 @@ DEADLINE_S = 20.0
 
 
 def until(condition, seconds=DEADLINE_S, error=None):
-    """Poll until the condition holds and return what it gave. Not for ordering: only where nothing can be waited for."""
+    """Poll until the condition holds; return what it gave. Not for ordering: only where nothing can be waited for."""
     deadline = time.monotonic() + seconds
     while True:
         value = condition()

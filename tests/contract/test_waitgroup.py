@@ -99,7 +99,7 @@ def test_negative_counter(who):
     def body():
         wg = WaitGroup()
         for call in (wg.done, lambda: wg.add(-1), lambda: wg.add(-(2**70))):
-            with pytest.raises(ValueError, match="^sync: negative WaitGroup counter$"):
+            with pytest.raises(ValueError, match=r"^sync: negative WaitGroup counter$"):
                 call()
         wg.add(2)
         with pytest.raises(ValueError, match="negative"):

@@ -22,6 +22,17 @@ def echo(v):
     return v
 
 
+def until_full(step):
+    """Do it until memory is full; return how often it went well."""
+    n = 0
+    try:
+        while True:
+            step()
+            n += 1
+    except SharedMemoryFull:
+        return n
+
+
 # ------------------------------------------------------------ memory=
 @pytest.mark.parametrize("memory", [1, 4096, TABLES - 1])
 def test_less_memory_than_a_runtime_needs(memory):
@@ -34,10 +45,13 @@ def test_less_memory_than_a_runtime_needs(memory):
 @pytest.mark.parametrize("memory", [TABLES, TABLES + 4096, TABLES + 65536])
 def test_memory_for_nothing_but_the_tables(memory):
     """Either the start or the first thing that needs memory says SharedMemoryFull."""
-    with pytest.raises(SharedMemoryFull), Runtime(1, memory=memory):
-        held = []
-        for _ in range(100_000):
-            held.append(Chan(1))
+
+    def use():
+        with Runtime(1, memory=memory):
+            return [Chan(1) for _ in range(100_000)]
+
+    with pytest.raises(SharedMemoryFull):
+        use()
 
 
 @pytest.mark.parametrize("capacity", [0, 2])
@@ -61,11 +75,7 @@ def test_full_of_messages():
     """A program that sends more than there is room for: SharedMemoryFull, then room again once some were received."""
     with Runtime(1, memory=TABLES + 16 * MIB):
         ch = Chan(10_000)
-        n = 0
-        with pytest.raises(SharedMemoryFull):
-            while True:
-                ch.send(b"x" * 500_000)
-                n += 1
+        n = until_full(lambda: ch.send(b"x" * 500_000))
         assert len(ch) == n > 10
         with pytest.raises(SharedMemoryFull):
             ch.send_nowait(b"x" * 500_000)
@@ -85,15 +95,15 @@ def test_full_of_small_messages(size):
         assert go(echo, 1).result() == 1  # memory that channels had is theirs for good: this would find none later
         for _ in range(3):
             chans = []
-            with pytest.raises(SharedMemoryFull):
-                while True:
-                    ch = Chan(4)
-                    chans.append(ch)
-                    for _ in range(4):
-                        ch.send(b"x" * size)
+
+            def fill(chans=chans):
+                chans.append(Chan(4))
+                for _ in range(4):
+                    chans[-1].send(b"x" * size)
+
+            until_full(fill)
             assert len(chans) > 100
             assert len(chans[0].recv()) == size
-            del ch
             chans.clear()
         assert go(echo, 1).result() == 1
 
@@ -103,11 +113,7 @@ def test_too_many_goroutines():
     with Runtime(1, memory=TABLES + 3 * MIB):
         assert go(echo, 1).result() == 1
         gate = Chan()
-        n = 0
-        with pytest.raises(SharedMemoryFull):
-            while True:
-                go(gate.recv_ok)
-                n += 1
+        n = until_full(lambda: go(gate.recv_ok))
         assert n > 1000
         assert num_goroutine() == n + 1
         gate.close()
@@ -284,7 +290,7 @@ def test_interpreter_that_is_gone(tmp_path):
 
 
 def test_supervisor_that_can_not_start(tmp_path):
-    """Where the supervisor fails to import what it needs: an OSError in the caller at once, its own message on stderr."""
+    """Where the supervisor fails to import what it needs: an OSError in the caller, its own message on stderr."""
     code = SIMPLE.replace("try:\n", "import sys\nRuntime, sleep, queue\nsys.path[:] = ['/nowhere']\ntry:\n").replace(
         "from mproc_go import *", "import queue\nfrom mproc_go import *"
     )

@@ -168,7 +168,7 @@ except GoroutinePanic as error:
 
 
 def test_held_handle_is_no_panic(tmp_path):
-    """Where the handle is held the exception is the handle's, also if nobody asks, and also after it was dropped late."""
+    """With a held handle the exception is the handle's, also if nobody asks, also if it is dropped later."""
     code = PANIC + (
         """
 def held():

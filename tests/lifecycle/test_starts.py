@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 
 import pytest
 
 from mproc_go import Chan, NotRunning, Runtime, WaitGroup, go, gomaxprocs, num_goroutine, run, sleep
-from tests.lifecycle.support import run_code
+from tests.lifecycle.support import Program, run_code
 
 
 def three():
@@ -182,9 +183,14 @@ def test_start_and_close():
 
 def test_exception_leaves_the_with_block():
     """As it is."""
-    with pytest.raises(KeyError, match="mine"), Runtime(1):
-        go(sleep, 100)
-        raise KeyError("mine")
+
+    def use():
+        with Runtime(1):
+            go(sleep, 100)
+            raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        use()
 
 
 def test_close_in_another_thread():
@@ -248,7 +254,6 @@ def test_handles_of_a_runtime_that_is_over():
         assert ch != mine and mine not in {ch, wg, handle}
         mine.send("still works")
         assert mine.recv() == "still works"
-    del ch, wg, handle
     with Runtime(1):
         assert go(three).result() == 3
 
@@ -455,17 +460,15 @@ with Runtime(2):
 @pytest.mark.parametrize("how", ["-c", "-", "-m"])
 def test_other_ways_to_run_python(tmp_path, how):
     """python -c, python - and python -m."""
-    import sys
-
-    from tests.lifecycle.support import Program
-
     code = "from mproc_go import *\nclass C: pass\ndef f(x): return x, C()\n"
     code += "def main():\n    a, b = go(f, 3).result()\n    print(a, type(b) is C)\nrun(main)\n"
     (tmp_path / "amodule.py").write_text(code)
     args = {"-c": ["-c", code], "-": ["-"], "-m": ["-m", "amodule"]}[how]
-    with open(tmp_path / "amodule.py") as text:
-        with Program([sys.executable, *args], cwd=tmp_path, stdin=text) as program:
-            outcome = program.end()
+    with (
+        open(tmp_path / "amodule.py") as text,
+        Program([sys.executable, *args], cwd=tmp_path, stdin=text) as program,
+    ):
+        outcome = program.end()
     assert (outcome.status, outcome.out, outcome.err) == (0, "3 True\n", ""), outcome
 
 
