@@ -135,35 +135,38 @@ class Runtime:
     # ------------------------------------------------------------ the supervisor
     def _launch(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        fds: list[int] = []
         try:
             self._os_pid = _spawn_supervisor(theirs)
             theirs.close()
-            supervisor_fd = os.pidfd_open(self._os_pid)
-            options = {k: v for k, v in self._options.items() if k != "path"}
-            options |= {"schedtrace": defaults.get("schedtrace", 0)}
+            fds.append(os.pidfd_open(self._os_pid))
+            options = {**self._options, "schedtrace": defaults.get("schedtrace", 0)}
             options |= {"owner": os.getpid(), "clients": CLIENTS, "path": [os.path.abspath(p) for p in sys.path]}
             ours.send(marshal.dumps(options))
             if not select.select([ours], [], [], START_S)[0]:
                 raise OSError(f"the supervisor of the runtime did not start within {START_S:.0f} s")
-            packet, fds = control.receive(ours, 1)
+            packet, received = control.receive(ours, 1)
+            fds += received
             if packet is None:
                 raise OSError("the supervisor of the runtime ended while it was starting; see its message above")
             if "error" in packet:
                 raise SharedMemoryFull(packet["error"]) if packet["full"] else OSError(packet["error"])
-            segment = Segment.join(fds[0])
+            segment = Segment.join(received[0])
             opened = Doors(packet["prefix"], packet["slots"])
             control.send(ours, {"do": "opened"})
+            process = Process(segment, opened.locks(segment.w), opened.notes, packet["client"], _new_client)
+            process.supervisor_fd = fds[0]
+            process.codes = CodeTable(rt.current)
+            process.tls.m = ClientM(process, packet["client"])
         except BaseException:
-            ours.close()
-            theirs.close()
             self._kill()
+            for end in (ours, theirs):
+                end.close()
+            for fd in fds:
+                os.close(fd)
             raise
         self._sock = ours
         self._owner = os.getpid()
-        process = Process(segment, opened.locks(segment.w), opened.notes, packet["client"], _new_client)
-        process.supervisor_fd = supervisor_fd
-        process.codes = CodeTable(rt.current)
-        process.tls.m = ClientM(process, packet["client"])
         self._process = rt.process = process
 
     def _end(self, why: str) -> Exception | None:

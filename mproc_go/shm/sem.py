@@ -74,6 +74,21 @@ def new_prefix() -> str:
     return f"/mproc-go.{os.getuid()}.{os.getpid()}.{os.urandom(8).hex()}"
 
 
+def remove_dead() -> None:
+    """Unlink what runtimes of ours left that were killed, all processes at once, in the moment of their start."""
+    mine = f"sem.mproc-go.{os.getuid()}."
+    with contextlib.suppress(OSError):  # no /dev/shm: then nothing is in it
+        for name in os.listdir("/dev/shm"):
+            if not name.startswith(mine):
+                continue
+            try:
+                os.kill(int(name.split(".")[3]), 0)
+            except ProcessLookupError:
+                unlink("/" + name.removeprefix("sem."))
+            except (ValueError, PermissionError):
+                continue
+
+
 def create(name: str, value: int) -> None:
     """Make a named semaphore with `value` tokens, for the owner alone.
 

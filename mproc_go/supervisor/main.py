@@ -82,6 +82,7 @@ def serve(owner: socket.socket, options: dict[str, Any], worker_main: WorkerMain
     """
     set_process_name("mproc-go sched")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sem.remove_dead()
     prefix = sem.new_prefix()
     slots = doors.all_slots(options["max_ms"], options["clients"])
     try:
@@ -92,23 +93,33 @@ def serve(owner: socket.socket, options: dict[str, Any], worker_main: WorkerMain
         segment = Segment.create(options["memory"], options["max_ms"])
         doors.create_all(prefix, slots)
     except (SharedMemoryFull, OSError) as error:
-        control.send(owner, {"error": str(error), "full": isinstance(error, SharedMemoryFull)})
-        os._exit(1)
+        _refuse(owner, error)
+    opened = None
     try:
-        opened = Doors(prefix, slots)
-        supervisor = Supervisor(segment, opened, options, worker_main)
+        try:
+            opened = Doors(prefix, slots)
+            supervisor = Supervisor(segment, opened, options, worker_main)
+            for _ in range(options["procs"]):
+                supervisor.fork_worker()
+        except OSError as error:  # too few descriptors or processes allowed; those that started die with us
+            doors.unlink_all(prefix, slots)
+            _refuse(owner, error)
         control.send(owner, {"prefix": prefix, "slots": slots, "client": options["max_ms"] + 1}, (segment.fd,))
-        for _ in range(options["procs"]):
-            supervisor.fork_worker()
         supervisor.loop(owner, owner_fd, lambda: doors.unlink_all(prefix, slots))
     except BaseException:
         sys.excepthook(*sys.exc_info())
     finally:
         doors.unlink_all(prefix, slots)
-        for number, gen in opened.made:
+        for number, gen in opened.made if opened is not None else ():
             sem.unlink(doors.door_name(prefix, number, gen))
         sys.stderr.flush()
         os._exit(0)
+
+
+def _refuse(owner: socket.socket, error: Exception) -> NoReturn:
+    """Tell the owner why there is no runtime, and end."""
+    control.send(owner, {"error": str(error), "full": isinstance(error, SharedMemoryFull)})
+    os._exit(1)
 
 
 class Supervisor:
@@ -184,10 +195,15 @@ class Supervisor:
             finally:
                 sys.stderr.flush()
                 os._exit(70)
-        fd = os.pidfd_open(os_pid)
+        try:
+            fd = os.pidfd_open(os_pid)
+            self.sysmon.add(slot, os_pid)
+        except OSError:
+            os.kill(os_pid, signal.SIGKILL)  # nobody could watch it
+            os.waitpid(os_pid, 0)
+            raise
         self.workers[fd] = (os_pid, slot)
         self.poll.register(fd, select.POLLIN)
-        self.sysmon.add(slot, os_pid)
         return True
 
     def loop(self, owner: socket.socket, owner_fd: int, opened: Callable[[], None]) -> None:

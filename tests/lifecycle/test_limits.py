@@ -174,8 +174,10 @@ try:
     print(run(lambda: go(len, "abc").result(), procs=1))
 except (SharedMemoryFull, OSError) as e:
     print(type(e).__name__, e)
+"""
+NAMES = """
 import os
-print(sorted(n for n in os.listdir("/dev/shm") if "mproc" in n) if os.path.isdir("/dev/shm") else None)
+print(sorted(n for n in os.listdir("/dev/shm") if "mproc" in n))
 """
 
 needs_unshare = pytest.mark.skipif(
@@ -185,7 +187,7 @@ needs_unshare = pytest.mark.skipif(
 
 def in_small_shm(tmp_path, mount, code=SIMPLE):
     script = tmp_path / "script.py"
-    script.write_text(code)
+    script.write_text(code + NAMES)
     command = f"{mount} && exec {sys.executable} {script}"
     with Program(["unshare", "-m", "sh", "-c", command]) as program:
         return program.end()
@@ -240,7 +242,7 @@ def limited(tmp_path, limits, code=SIMPLE):
 def test_few_descriptors(tmp_path, n):
     """With hardly any descriptors: an OSError that names the limit, or it works; no hang, nothing left."""
     # What is checked first is whether Python itself can import with so few.
-    code = "from mproc_go import run, go, SharedMemoryFull, Runtime\nRuntime\n" + SIMPLE.partition("import os\n")[0]
+    code = "from mproc_go import run, go, SharedMemoryFull, Runtime\nRuntime\n" + SIMPLE
     outcome = limited(tmp_path, {"RLIMIT_NOFILE": n}, code)
     if outcome.status == 1:
         assert "Too many open files" in outcome.err, outcome
@@ -259,7 +261,6 @@ def test_little_address_space(tmp_path, mib):
     assert outcome.err == "" or "Error" in outcome.err or "Full" in outcome.err, outcome
     first = outcome.out.splitlines()[0]
     assert first == "3" or "Full" in first or "Error" in first, outcome
-    assert outcome.out.endswith("[]\n"), outcome
 
 
 def test_no_more_processes(tmp_path):
