@@ -19,6 +19,7 @@ sifted under a shared lock); a timer of the supervisor's (it runs no channel ope
 from __future__ import annotations
 
 import heapq
+import math
 import sys
 import threading
 import time
@@ -41,10 +42,12 @@ LOOKS: dict[int, tuple[int, Look]] = {}
 
 # Further away than anybody waits; keeps sums within a word.
 NEVER_NS = 1 << 62
+_RUNNING = states.RUNNING | states.TIMERS << states.REASON_SHIFT
+
 # With nothing to look at the thread ends after this, in seconds, and gives its place back.
 IDLE_S = 0.5
 # The thread looks this often, in seconds, whether the runtime it serves is over without having said so.
-CHECK_S = 2.0
+CHECK_S = 1.0
 # Entries above which those of no use are removed, whenever there are twice as many as were left the last time.
 _PURGE = 1024
 # Entries that are looked through whenever the thread has slept for CHECK_S.
@@ -61,7 +64,8 @@ def deadline_ns(seconds: float) -> int:
         raise ValueError("a time in seconds, not nan")
     if seconds >= 1e9:
         return NEVER_NS
-    return time.monotonic_ns() + max(0, int(-(-seconds * 1e9 // 1)))
+    now = time.monotonic_ns()
+    return now + math.ceil(seconds * 1e9) if seconds > 0 else now
 
 
 class Alarm:
@@ -122,6 +126,7 @@ class Alarm:
         finally:
             ready.set()
         w = m.w
+        w[m.g + G_STATUS] = _RUNNING
         w[m.base + M_FINISHED] += 1  # num_goroutine counts goroutines of the program's
         try:
             while process.over is None and not w[H_STOP] and self._wait(m):
@@ -143,7 +148,7 @@ class Alarm:
             reason = states.TIMERS if first else states.TIMERS_IDLE
             w[m.g + G_STATUS] = states.WAITING | reason << states.REASON_SHIFT
             woken = note.sleep(m, timeout)
-            w[m.g + G_STATUS] = states.RUNNING
+            w[m.g + G_STATUS] = _RUNNING
         note.awake(m)
         if woken or timeout not in (CHECK_S, IDLE_S):
             return True

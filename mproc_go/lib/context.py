@@ -66,8 +66,11 @@ class Context:
 
     __slots__ = ()
 
-    def done(self) -> Chan[Any] | None:
-        """A channel that is closed once this has ended; None if it never can. Blocks: never."""
+    def done(self) -> Chan[Any]:
+        """A channel that is closed once this has ended. Blocks: never.
+
+        Where it never can, None: Go's nil channel, which ``select`` takes as a case that is never ready.
+        """
         raise NotImplementedError
 
     def err(self) -> Canceled | DeadlineExceeded | None:
@@ -91,8 +94,8 @@ class _Root(Context):
     def __init__(self, name: str) -> None:
         self._name = name
 
-    def done(self) -> None:
-        return None
+    def done(self) -> Chan[Any]:
+        return None  # type: ignore[return-value] # Go's type does not tell a nil channel from others either
 
     def err(self) -> None:
         return None
@@ -139,11 +142,11 @@ class _Node(SharedHandle, Context):
         self._channel = self._up = None
         self._key = _NO_KEY
 
-    def done(self) -> Chan[Any] | None:
+    def done(self) -> Chan[Any]:
         if self._channel is None and self._canceler:
             w = self._m().w
             self._channel = Chan._open(w[self._canceler + CX_DONE], w[self._canceler + CX_DONE_GEN])
-        return self._channel
+        return self._channel  # type: ignore[return-value] # None as above
 
     def err(self) -> Canceled | DeadlineExceeded | None:
         # Cost: 0.2 us = 2 words

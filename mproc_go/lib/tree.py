@@ -15,7 +15,7 @@ Invariants:
     CX2  Once an end is complete, nobody is in the list of an ended context.
 
 Crash: a context that has its state, but an open done channel or members, was left in the middle; :func:`end` of it goes
-on from there, whoever calls it.
+on from there, whoever calls it, and so does :func:`finish`, in the supervisor. Hooks may not be called then.
 
 Source: Go context/context.go propagateCancel, cancelCtx.cancel.
 """
@@ -56,6 +56,7 @@ from mproc_go.shm.layout import (
     object_lock,
 )
 from mproc_go.shm.pool import give
+from mproc_go.shm.thread import Thread
 
 # ---------------------------------------------------------------- lists; lock: L_CONTEXT
 
@@ -220,6 +221,34 @@ def _take(m: M, owner: int) -> list[tuple[int, int, bool]]:
     return taken
 
 
+def finish(t: Thread, contexts: Sequence[int]) -> list[int]:
+    """Go on with the ends that a dead thread left in the middle; return goroutines to make ready.
+
+    Runs: the supervisor, alone in this. It can start no goroutine: a hook that is to be called now is not.
+    """
+    w = t.w
+    woken: list[int] = []
+    lock = t.locks[L_CONTEXT]
+    todo = list(contexts)
+    while todo:
+        owner = todo.pop()
+        t.enter(lock)
+        ended = w[owner + CX_STATE]
+        while ended and (base := w[owner + CX_CHILD]):
+            if w[base + CX_ROLE] != CX_HOOK:
+                todo.append(base)
+            w[base + CX_STATE] = ended | CX_INHERITED  # publishes
+            unlink(w, base)
+        t.leave(lock)
+        channel = w[owner + CX_DONE]
+        if ended and channel:
+            guard = t.locks[object_lock(channel)]
+            t.enter(guard)
+            woken += ops.close(t, channel)[1]
+            t.leave(guard)
+    return woken
+
+
 def _call(m: M, hook: int) -> None:
     """Start the call of a hook."""
     w = m.w
@@ -279,3 +308,4 @@ def destroy(m: M, base: int) -> None:
 
 
 repairs.UNDER_LOCK[L_CONTEXT] = (KIND_CONTEXT, repair)
+repairs.FINISH[KIND_CONTEXT] = finish

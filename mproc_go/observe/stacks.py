@@ -106,6 +106,8 @@ def report(t: Thread, stacks: dict[int, str], skip: Iterable[int] = ()) -> str:
         status = w[g + G_STATUS]
         if w[g + R_HEAD] & 0xFF != REC_LIVE or status & states.STATUS_MASK >= states.DONE or g in hidden:
             continue
+        if states.is_system(status):
+            continue
         goid = w[g + G_GOID]
         lines = [header(goid, status)]
         home = w[g + G_M]

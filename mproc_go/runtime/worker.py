@@ -362,7 +362,7 @@ class WorkerM(M):
                         if w[attention] or w[S_GQ]:
                             break
                     else:
-                        if idle.start_spinning(self):
+                        if w[self.base + M_P] and idle.start_spinning(self):
                             fiber = self._steal()
                         if fiber is None:
                             self.process.refs.settle(self)
@@ -418,11 +418,10 @@ class WorkerM(M):
             if self.timers:
                 timeout = max(0.0, self.timers[0][0] - time.monotonic())
             wanted = bool(self.runnable) or timeout == 0
-            if wanted or idle.any_work(w):
-                if idle.acquire_p(self, wanted):
-                    break
-                if wanted:
-                    timeout = MAX_P_WAIT_S  # queued for a P; a repair may forget that we are
+            if idle.acquire_p(self, wanted, wanted or idle.any_work(w)):
+                break
+            if wanted:
+                timeout = MAX_P_WAIT_S  # queued for a P; a repair may forget that we are
             w[deadline] = 0 if timeout is None else int((time.monotonic() + timeout) * 1e9)
             note.sleep(self, timeout)
             note.announce(self)

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 from mproc_go.sched import runq
 from mproc_go.shm import note
 from mproc_go.shm.layout import (
+    H_MAX_MS,
     H_NEED_M,
     L_SCHED,
     M_ATTENTION,
@@ -72,7 +73,6 @@ def wake_p(t: Thread) -> None:
     if w[S_PIDLE] and not w[S_NSPINNING]:
         m = _best_idle_m(w)
         if m:
-            _set_bit(w, S_MIDLE, m, False)
             _assign(w, m, _lowest(w[S_PIDLE]))
             w[slot_base(m) + M_SPINNING] = 1
             w[S_NSPINNING] += 1
@@ -106,11 +106,12 @@ def pass_on(t: Thread) -> None:
     wake_p(t)
 
 
-def acquire_p(t: Thread, waiting: bool = False) -> bool:
+def acquire_p(t: Thread, waiting: bool = False, take: bool = True) -> bool:
     """Take an idle P, unless one was handed to us already; False if there is none. Runs: a worker.
 
     Args:
         waiting: there is something to run that is bound to this M: queue for a P if none is idle.
+        take: False only enters this M into the list of sleepers.
     """
     w = t.w
     if w[t.base + M_P]:
@@ -118,12 +119,12 @@ def acquire_p(t: Thread, waiting: bool = False) -> bool:
     lock = t.locks[L_SCHED]
     t.enter(lock)
     if not w[t.base + M_P]:
-        if w[S_PIDLE]:
-            _set_bit(w, S_MIDLE, t.slot, False)
+        if take and w[S_PIDLE]:
             _assign(w, t.slot, _lowest(w[S_PIDLE]))
-        elif waiting:
-            _set_bit(w, S_MIDLE, t.slot, False)
-            _set_bit(w, S_PWAIT, t.slot, True)
+        else:  # one list or the other: who is on none is never woken; and who has no P does not search
+            _stop_spinning(w, t.base)
+            _set_bit(w, S_MIDLE, t.slot, not waiting)
+            _set_bit(w, S_PWAIT, t.slot, waiting)
     t.leave(lock)
     return bool(w[t.base + M_P])
 
@@ -170,8 +171,26 @@ def leave(t: Thread) -> bool:
     unused = not t.w[t.base + M_P]
     if unused:
         _set_bit(t.w, S_MIDLE, t.slot, False)
+        _set_bit(t.w, S_PWAIT, t.slot, False)
     t.leave(lock)
     return unused
+
+
+def rebalance(t: Thread) -> int:
+    """Give queued work to a sleeper if nobody really searches; return the M to wake. Runs: the supervisor, under L_SCHED.
+
+    Go's sysmon trusts the counters; here a searcher may have died, or been stopped, with them.
+    """
+    w = t.w
+    w[S_NSPINNING] = sum(w[slot_base(m) + M_SPINNING] for m in range(1, w[H_MAX_MS] + 1) if w[slot_base(m) + M_P])
+    if w[S_NSPINNING] or not w[S_PIDLE]:
+        return 0
+    m = _best_idle_m(w)
+    if m:
+        _assign(w, m, _lowest(w[S_PIDLE]))
+        w[slot_base(m) + M_SPINNING] = 1
+        w[S_NSPINNING] += 1
+    return m
 
 
 def retake(t: Thread, m: int) -> int:
@@ -186,7 +205,6 @@ def retake(t: Thread, m: int) -> int:
     if not woken and w[S_PIDLE]:
         woken = _best_idle_m(w)
         if woken:
-            _set_bit(w, S_MIDLE, woken, False)
             _assign(w, woken, _lowest(w[S_PIDLE]))
     return woken
 
@@ -213,6 +231,7 @@ def resize(t: Thread, procs: int) -> tuple[int, list[int]]:
         if m:
             w[p_base(p) + P_M] = 0
             w[slot_base(m) + M_P] = 0
+            _stop_spinning(w, slot_base(m))
             w[slot_base(m) + M_ATTENTION] = 1
     t.leave(lock)
     for m in woken:
@@ -283,6 +302,9 @@ def repair(w: Words, living: Iterable[int]) -> None:
 
 
 def _assign(w: Words, m: int, p: int) -> None:
+    # Whoever gets a P neither sleeps nor waits for one any more: a bit left behind would hand it a second one.
+    _set_bit(w, S_MIDLE, m, False)
+    _set_bit(w, S_PWAIT, m, False)
     w[slot_base(m) + M_P] = p + 1  # publishes: the truth about who has the P
     w[p_base(p) + P_M] = m
     w[p_base(p) + P_STATUS] = P_RUNNING
@@ -312,7 +334,6 @@ def _free(w: Words, p: int) -> int:
     start = w[S_PWAIT_NEXT]
     m = min(waiting, key=lambda slot: (slot < start, slot))
     w[S_PWAIT_NEXT] = m + 1
-    _set_bit(w, S_PWAIT, m, False)
     _assign(w, m, p)
     return m
 

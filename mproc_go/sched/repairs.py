@@ -12,11 +12,14 @@ from typing import Any
 REPAIR: dict[int, Callable[[Any, int], list[int]]] = {}
 # kind -> offsets of the heads of its wait queues.
 QUEUES: dict[int, Sequence[int]] = {}
-# kind -> forget(w, base, gone, slot): the goroutines `gone` are dead; where the object counts on one of them outside of
-# its queues, it stops to. Under its lock; returns goroutines to make ready.
+# kind -> forget(w, base, gone, slot): the goroutines `gone` are dead and in none of its queues any more; what the
+# object expected of them, or kept from others for them, is settled. Under its lock; returns goroutines to make ready.
 FORGET: dict[int, Callable[[Any, int, Callable[[int], bool], int], list[int]]] = {}
 # Number of a lock that guards something of all objects of a kind -> (the kind, repair(w, bases of those objects)).
 UNDER_LOCK: dict[int, tuple[int, Callable[[Any, Sequence[int]], None]]] = {}
+# kind -> finish(t, bases of all objects of the kind): goes on with what a dead thread did to several of them. Runs in
+# the supervisor, under no lock; returns goroutines to make ready.
+FINISH: dict[int, Callable[[Any, Sequence[int]], list[int]]] = {}
 
 
 def register(kind: int, queues: Sequence[int], repair: Callable[[Any, int], list[int]]) -> None:

@@ -40,6 +40,9 @@ ONCE_DO: Final = 25
 TIMERS_IDLE: Final = 26
 TIMERS: Final = 27
 
+# Go's system goroutines: nobody's, in no report, and no panic where they are lost.
+SYSTEM: Final = (TIMERS_IDLE, TIMERS)
+
 # Text of each wait reason, as Go prints it.
 REASON_TEXT: Final = {
     CHAN_SEND: "chan send",
@@ -60,3 +63,8 @@ REASON_TEXT: Final = {
     TIMERS_IDLE: "timer goroutine (idle)",
     TIMERS: "timer goroutine",
 }
+
+
+def is_system(status: int) -> bool:
+    """Whether this is the status of a thread of ours, which bears one of these reasons whatever it does."""
+    return status >> REASON_SHIFT in SYSTEM

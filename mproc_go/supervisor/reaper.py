@@ -135,6 +135,9 @@ class Reaper:
         if number == L_SCHED:
             runq.repair_global(w)
             idle.repair(w, self._living_workers())
+        elif number in repairs.UNDER_LOCK:
+            kind, repair = repairs.UNDER_LOCK[number]
+            repair(w, [base for base in self._live(POOL_OBJECT) if w[base + O_KIND] == kind])
         elif L_OBJECTS <= number < L_OBJECTS + N_OBJECT_LOCKS:
             for base in self._live(POOL_OBJECT):
                 if object_lock(base) == number and w[base + O_KIND] in repairs.REPAIR:
@@ -162,6 +165,10 @@ class Reaper:
         self._requeue(gone)
         self._deliver_for(gone)
         self._release_p(bool(p))
+        for kind, finish in repairs.FINISH.items():
+            objects = [base for base in self._live(POOL_OBJECT) if w[base + O_KIND] == kind]
+            if objects:
+                self._woken += finish(self.t, objects)
         self._drop_handles(slot)
         self._sweep_caches(gone)
         for g in self._woken:
@@ -179,6 +186,12 @@ class Reaper:
             for q in repairs.QUEUES.get(w[base + O_KIND], ()):
                 if w[base + q]:
                     self._purge(base, base + q, gone)
+            if w[base + O_KIND] in repairs.FORGET:
+                lock = self.t.locks[object_lock(base)]
+                self.t.enter(lock)
+                forget = repairs.FORGET[w[base + O_KIND]]
+                self._woken += forget(w, base, lambda g: w[g + G_M] in gone, self.t.slot)
+                self.t.leave(lock)
         for g in self._live(POOL_G):
             if w[g + G_STATUS] & states.STATUS_MASK <= states.WAITING and w[g + G_JOINQ]:
                 self._purge(g, g + G_JOINQ, gone)
@@ -202,6 +215,11 @@ class Reaper:
                 states.WAITING,
                 states.RUNNABLE,
             ):
+                continue
+            if states.is_system(w[g + G_STATUS]):  # of ours, and counted as ended when it began
+                w[g + G_MSG] = 0
+                w[g + G_STATUS] = states.DONE
+                self._orphan(g | 1)
                 continue
             if w[g + G_CODE] & G_RETRY and w[w[g + G_RETRY_RECORD] + BLOCK_DATA]:
                 self._again(g)

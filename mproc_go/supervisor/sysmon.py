@@ -134,8 +134,11 @@ class Sysmon:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(m.os_pid, PREEMPT_SIGNAL)
         w[H_NEED_M] = 0  # a hint: what counts is whether it is needed still
-        if w[S_PIDLE] and idle.any_work(w) and not self._sleepers():
-            self._one_more()
+        if w[S_PIDLE] and idle.any_work(w):
+            if not self._sleepers():
+                self._one_more()
+            else:
+                self._rebalance()
         elif now - self.needed_at > SPARE_S:
             self._retire_one()
             self.needed_at = now
@@ -162,6 +165,16 @@ class Sysmon:
             note.wake(t, woken)
         elif w[S_PIDLE]:
             self._one_more()
+
+    def _rebalance(self) -> None:
+        """Work is queued, a P is idle and an M sleeps: that is a moment's state, unless a wake-up was lost."""
+        t = self.t
+        lock = t.locks[L_SCHED]
+        if t.try_enter(lock):
+            woken = idle.rebalance(t)
+            t.leave(lock)
+            if woken:
+                note.wake(t, woken)
 
     def _one_more(self) -> None:
         self.needed_at = time.monotonic()

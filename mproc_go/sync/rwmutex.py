@@ -286,3 +286,4 @@ def _destroy(m: M, base: int) -> None:
 
 register(RWMutex, _destroy)
 repairs.register(KIND_RWMUTEX, (RW_WRITEQ, RW_READQ), lambda t, base: repair(t.w, base, t.slot))
+repairs.FORGET[KIND_RWMUTEX] = lambda w, base, gone, slot: repair(w, base, slot)  # it may have kept others out

@@ -206,3 +206,4 @@ def _destroy(m: M, base: int) -> None:
 
 register(Semaphore, _destroy)
 repairs.register(KIND_SEMAPHORE, (SM_WAITQ,), lambda t, base: repair(t.w, base, t.slot))
+repairs.FORGET[KIND_SEMAPHORE] = lambda w, base, gone, slot: repair(w, base, slot)  # it may have kept others out

@@ -18,7 +18,7 @@ from mproc_go.errors import EXIT_INTERRUPT, EXIT_USAGE, MprocError
 from mproc_go.tools.exits import EXIT_FAILURE, complain, end_of_program
 
 # Verb -> module that holds it, under the name `command`. The order is that of the help page.
-VERBS = {"run": "mproc_go.tools.run", "demo": "mproc_go.tools.demo"}
+VERBS = {"run": "mproc_go.tools.run", "demo": "mproc_go.tools.demo", "stress": "mproc_go.tools.stress"}
 
 
 class Verbs(click.Group):

@@ -407,7 +407,7 @@ def test_nowait_meets_who_waits(who):
     who(body)
 
 
-@pytest.mark.parametrize("timeout", [0, -1, 0.0, 0.03, 0.2])
+@pytest.mark.parametrize("timeout", [0, -1, 0.0, 0.05])
 def test_timeouts(who, timeout):
     """TimeoutError, never early, and no trace is left: no value, no waiter."""
 

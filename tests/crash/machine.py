@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from typing import ClassVar
 
 from mproc_go.runtime.refs import Refs
 from mproc_go.sched import idle
@@ -29,15 +30,21 @@ class Words:
     Attributes:
         cut_at: store to die at, before it is made; None to live.
         stores: how many were made.
-        lines: (file, line) of each place that stored.
+        died_in: function that died.
+        cut: (file, line) of each place where some run died, of all machines.
     """
+
+    cut: ClassVar[set[tuple[str, int]]] = set()
 
     def __init__(self, size: int = SIZE_WORDS) -> None:
         self.bytes = bytearray(size * 8)
         self.words = memoryview(self.bytes).cast("Q")
         self.cut_at: int | None = None
         self.stores = 0
-        self.lines: set[tuple[str, int]] = set()
+        self.died_in = ""
+
+    def on_cut(self) -> None:
+        """What is to be so before the dying code unwinds, which a killed one does not."""
 
     def __len__(self) -> int:
         return len(self.words)
@@ -46,9 +53,12 @@ class Words:
         return self.words[index]
 
     def store(self) -> None:
-        frame = sys._getframe(2)
-        self.lines.add((frame.f_code.co_filename, frame.f_lineno))
+        """Called by whatever stores."""
         if self.cut_at is not None and self.stores >= self.cut_at:
+            frame = sys._getframe(2)
+            self.cut.add((frame.f_code.co_filename, frame.f_lineno))
+            self.died_in = frame.f_code.co_name
+            self.on_cut()
             raise Cut
         self.stores += 1
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import inspect
-import sys
 
 from mproc_go.chan import ops, receiving, sending
 from mproc_go.runtime import message
@@ -43,16 +42,7 @@ def stores(module):
 
 def test_every_store_of_the_structures_was_cut(monkeypatch):
     """A new store in ring, queues, slab or heap without a test that dies there fails here."""
-    seen = set()
-    store = Words.store
-
-    def recording(self):
-        frame = sys._getframe(2)
-        seen.add((frame.f_code.co_filename, frame.f_lineno))
-        store(self)
-
-    # One more frame between the store and the machine: count from there.
-    monkeypatch.setattr(Words, "store", recording)
+    monkeypatch.setattr(Words, "cut", set())
     for module in (test_chan_cuts, test_pool_cuts, test_queue_cuts):
         for name, test in vars(module).items():
             if name.startswith("test_") and "cut_anywhere" in name:
@@ -61,7 +51,7 @@ def test_every_store_of_the_structures_was_cut(monkeypatch):
         f"{module.__name__}.{function}, line {line}"
         for module in (ops, waitq, runq, pool, message, sending, receiving)
         for function, line in stores(module)
-        if (inspect.getsourcefile(module), line) not in seen
+        if (inspect.getsourcefile(module), line) not in Words.cut
     ]
     assert not missing, "never cut: " + "; ".join(missing)
 

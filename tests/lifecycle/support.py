@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -136,6 +137,16 @@ def semaphores():
     """Names of dead runtimes in /dev/shm (living ones may be others')."""
     names = [name for name in os.listdir("/dev/shm") if name.startswith("sem.mproc-go.")]
     return {name for name in names if not psutil.pid_exists(int(name.split(".")[3]))}
+
+
+def can_mount():
+    """Whether we may give a program a /dev/shm of its own."""
+    command = ["unshare", "-m", "true"]
+    return (
+        os.geteuid() == 0
+        and shutil.which("unshare") is not None
+        and subprocess.run(command, stderr=subprocess.DEVNULL).returncode == 0
+    )
 
 
 def start(prog, *args, **kwargs):

@@ -11,10 +11,12 @@ import time
 import psutil
 import pytest
 
-from tests.lifecycle.support import PROGS, Program, run, run_code, start, until
+from tests.lifecycle.support import PROGS, Program, can_mount, run, run_code, start, until
 
 WAYS = ["run", "with", "start", "default"]
 STATES = ["computing", "blocked", "sleeping", "in_c", "with_subprocess", "with_thread", "nothing"]
+
+MORE_ENDS = ["raise", "exit", "_exit"]
 
 STATUS = {
     "return": 0,
@@ -63,7 +65,7 @@ def test_started_and_not_kept(how):
 
 
 @pytest.mark.parametrize("what", STATES)
-@pytest.mark.parametrize("how", ["return", "raise", "exit", "_exit", "kill"])
+@pytest.mark.parametrize("how", ["return", "kill", *(pytest.param(how, marks=pytest.mark.slow) for how in MORE_ENDS)])
 def test_whatever_goroutines_do(what, how):
     """Goroutines are abandoned at the end, wherever they are."""
     with start("lifecycle.py", what, how, "run") as program:
@@ -145,10 +147,20 @@ for i in range(int(sys.argv[1])):
     now = len(os.listdir("/proc/self/fd"))
     fds = fds or now
     assert now <= fds, f"{now - fds} descriptors more in round {i}"
+    if os.environ.get("OWN_DEV_SHM"):
+        assert not os.listdir("/dev/shm"), f"round {i}: {os.listdir('/dev/shm')[:3]}"
 with Runtime(1):
     print(go(len, "abc").result())
 """
-    outcome = run_code(tmp_path, code, "40")
+    script = tmp_path / "script.py"
+    script.write_text(code)
+    command = [sys.executable, script, "60"]
+    env = {}
+    if can_mount():  # then nobody else's names are there
+        mount = 'mount -t tmpfs none /dev/shm && exec "$@"'
+        command, env = ["unshare", "-m", "sh", "-c", mount, "sh", *command], {"OWN_DEV_SHM": "1"}
+    with Program(command, env=env) as program:
+        outcome = program.end()
     assert outcome.status == 0, outcome
     assert outcome.out.count("stopped") > 5 and outcome.out.endswith("3\n"), outcome
 
@@ -296,6 +308,25 @@ run(main)
     assert outcome.status == 0
     wanted = [f"goroutine {i} {'x' * 200}" for i in range(200)]
     assert sorted(outcome.out.splitlines()) == sorted(wanted)
+
+
+def test_output_of_goroutines_that_do_not_listen(tmp_path):
+    """What a goroutine printed is there at once, also if its worker then computes and has to be killed at the end."""
+    code = """
+from mproc_go import run, go, Chan
+def say(out):
+    print("a line")
+    out.send(1)
+    while True:
+        pass
+def main():
+    out = Chan()
+    go(say, out)
+    out.recv()
+run(main)
+"""
+    outcome = run_code(tmp_path, code)
+    assert (outcome.status, outcome.out, outcome.err) == (0, "a line\n", ""), outcome
 
 
 @pytest.mark.parametrize("way", ["run", "default"])

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
 import resource
-import shutil
 import sys
 
 import pytest
 
 from mproc_go import Chan, Runtime, SharedMemoryFull, go, num_goroutine, run
 from mproc_go.shm.layout import DYNAMIC, WORD
-from tests.lifecycle.support import Program, run_code, until
+from tests.lifecycle.support import Program, can_mount, run_code, until
 
 MIB = 1 << 20
 TABLES = DYNAMIC * WORD
@@ -180,9 +178,7 @@ import os
 print(sorted(n for n in os.listdir("/dev/shm") if "mproc" in n))
 """
 
-needs_unshare = pytest.mark.skipif(
-    os.geteuid() != 0 or shutil.which("unshare") is None, reason="needs root and unshare(1) for a small /dev/shm"
-)
+needs_unshare = pytest.mark.skipif(not can_mount(), reason="needs root and unshare(1) for a small /dev/shm")
 
 
 def in_small_shm(tmp_path, mount, code=SIMPLE):

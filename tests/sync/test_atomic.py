@@ -45,7 +45,12 @@ def test_at_the_edges():
 
 def test_only_integers():
     n = AtomicInt(3)
-    for call in (lambda: n.add(1.0), lambda: n.store("1"), lambda: AtomicInt(None), lambda: n.compare_and_swap(3, None)):
+    for call in (
+        lambda: n.add(1.0),
+        lambda: n.store("1"),
+        lambda: AtomicInt(None),
+        lambda: n.compare_and_swap(3, None),
+    ):
         with pytest.raises(TypeError):
             call()
     assert n.load() == 3

@@ -47,6 +47,7 @@ SCENARIOS = [
     Scenario("hot", "one hot operation inside one process", "us/operation", 1e6, 200_000, 50_000, ratios=False),
     Scenario("spawn", "spawn no-ops one by one, wait for all", "us/task", 1e6, 20_000, 3_000),
     Scenario("startup", "start with two workers, run a no-op, end", "ms/start", 1e3, 5, 2),
+    Scenario("balance", "P-time idle while work waited", "% of P-time", 100, 2_000, 400, ratios=False),
     Scenario("cpu", "uneven CPU-bound tasks of 0.5 ms on average", "us/task", 1e6, 2_000, 400, plain="plain loop"),
 ]
 
@@ -67,7 +68,7 @@ def subject(
 
 def load() -> None:
     """Import every module that registers subjects."""
-    for name in ("channels", "mpmc", "pingpong", "hot", "spawn", "startup", "cpu", "golang"):
+    for name in ("channels", "mpmc", "pingpong", "hot", "spawn", "startup", "balance", "cpu", "golang"):
         import_module(f"mproc_bench.{name}")
 
 

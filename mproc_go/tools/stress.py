@@ -1,0 +1,45 @@
+"""`mproc-go stress`: load of all kinds for a while, and a count of everything."""
+
+from __future__ import annotations
+
+import random
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+
+@click.command(name="stress", short_help="Load a runtime for a while and count everything.")
+@click.argument("scenario", required=False, metavar="[SCENARIO]")
+@click.option("--seconds", type=click.FloatRange(min=0, max=86_400), default=10.0, show_default=True, metavar="S")
+@click.option("--seed", type=int, metavar="N", help="Draw the same rounds again. Default: a new one, printed.")
+@click.option("--procs", type=click.IntRange(min=1), metavar="N", help="Number of Ps. Default: the cores it may use.")
+def command(scenario: str | None, seconds: float, seed: int | None, procs: int | None) -> int:
+    """Spawn storms, ping-pong, timers, blocked calls, resizing, selects and wait groups, or one SCENARIO of these.
+
+    Everything spawned must run exactly once and everything sent arrive exactly once; else the exit status is 1.
+    """
+    from mproc_go import Runtime, stats
+    from mproc_go.tools import storm
+
+    if scenario is not None and scenario not in storm.SCENARIOS:
+        raise click.UsageError(f"no scenario {scenario!r}; there are {', '.join(storm.SCENARIOS)}")
+    seed = random.SystemRandom().randrange(1 << 32) if seed is None else seed
+    console = Console(stderr=True)
+    console.print(f"seed {seed}")
+    with Runtime(procs):
+        try:
+            counts = storm.storm([scenario] if scenario else list(storm.SCENARIOS), seconds, seed)
+        except (storm.Lost, TimeoutError) as error:
+            console.print(f"mproc-go: stress: {error} (again: --seed {seed})", markup=False)
+            return 1
+        figures = stats()
+    table = Table("scenario", "counted once")
+    for name, count in counts.items():
+        table.add_row(name, f"{count:,}")
+    Console().print(table)
+    Console().print(
+        f"goroutines {figures['spawned']:,}, steals {figures['steals']:,}, hand-offs {figures['handoffs']:,}, "
+        f"workers {len(figures['ms'])}, memory {figures['memory_bytes'] / 2**20:.1f} MiB"
+    )
+    return 0
