@@ -8,6 +8,7 @@ Layers, each importing only from those above it in this list:
     sched        scheduler structures in shared memory
     runtime, supervisor     goroutines in a process; the process that outlives them
     chan, sync   what goroutines talk with
+    lib          timers, contexts, groups: made of those
     zygote, tools           the supervisor's process; the command line
 
 The names below are loaded when they are first used: a submodule of ours can be imported without loading the rest.

@@ -25,7 +25,6 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from typing import Any
 
 from mproc_go.runtime.process import M, Process
 from mproc_go.sched import states
@@ -37,8 +36,11 @@ Entry = tuple[int, int, int, int]
 # A look: (m, base, generation, when it was to be) -> when to look again, or 0. Runs under no lock.
 Look = Callable[[M, int, int, int], int]
 
-# Kinds of look by number: the word that says when the record is looked at next, and the look itself.
-LOOKS: dict[int, tuple[int, Look]] = {}
+# (m, base, generation, when it was to be) -> whether the look would find nothing to do (it is not coming then).
+Useless = Callable[[M, int, int, int], bool]
+
+# Kinds of look by number: the word that says when the record is looked at next, the look, and whether it has a use.
+LOOKS: dict[int, tuple[int, Look, Useless]] = {}
 
 # Further away than anybody waits; keeps sums within a word.
 NEVER_NS = 1 << 62
@@ -50,7 +52,8 @@ IDLE_S = 0.5
 CHECK_S = 1.0
 # Entries above which those of no use are removed, whenever there are twice as many as were left the last time.
 _PURGE = 1024
-# Entries that are looked through whenever the thread has slept for CHECK_S.
+# Entries that are looked through each time the thread has slept for CHECK_S; more of them accordingly less often. A
+# timer that was stopped must not pass for one that may yet wake somebody.
 _FEW = 4096
 
 
@@ -75,6 +78,7 @@ class Alarm:
         self._lock = threading.Lock()
         self._heap: list[Entry] = []
         self._purge_at = _PURGE
+        self._slept = 0  # times since the heap was looked through
         self._m: M | None = None
         self._error: BaseException | None = None
 
@@ -92,8 +96,8 @@ class Alarm:
                 self._start(m.process)
                 return
             if len(heap) >= self._purge_at:
-                self._purge(m.w)
-            first = heap[0][0] == when
+                self._purge(m)
+            first = bool(self._heap) and self._heap[0][0] == when
         if first:
             note.wake(m, sleeper.slot)
 
@@ -107,14 +111,24 @@ class Alarm:
             self._heap.clear()
             raise error
 
-    def _purge(self, w: Any) -> None:
-        self._heap = [
-            entry
-            for entry in self._heap
-            if w[entry[1] + R_GEN] == entry[2] and w[entry[1] + R_REFS] and w[entry[1] + LOOKS[entry[3]][0]] == entry[0]
-        ]
-        heapq.heapify(self._heap)
-        self._purge_at = max(_PURGE, 2 * len(self._heap))
+    def _purge(self, m: M) -> None:
+        """Drop the entries of no use. `_lock` is held."""
+        w = m.w
+        left = []
+        for entry in self._heap:
+            when, base, gen, kind = entry
+            word, _, useless = LOOKS[kind]
+            if (
+                w[base + R_GEN] == gen
+                and w[base + R_REFS]
+                and w[base + word] == when
+                and not useless(m, base, gen, when)
+            ):
+                left.append(entry)
+        heapq.heapify(left)
+        self._heap = left
+        self._purge_at = max(_PURGE, 2 * len(left))
+        self._slept = 0
 
     # ------------------------------------------------------------ the thread
     def _run(self, process: Process, ready: threading.Event) -> None:
@@ -153,8 +167,9 @@ class Alarm:
         if woken or timeout not in (CHECK_S, IDLE_S):
             return True
         with self._lock:
-            if len(self._heap) < _FEW:  # maybe for timers that nobody can reach any more
-                self._purge(w)
+            self._slept += 1
+            if len(self._heap) < _FEW * self._slept:
+                self._purge(m)
             if not self._heap:
                 self._m = None
             return self._m is not None
@@ -168,7 +183,7 @@ class Alarm:
                 if not self._heap or self._heap[0][0] > now:
                     return
                 when, base, gen, kind = heapq.heappop(self._heap)
-            word, look = LOOKS[kind]
+            word, look, _ = LOOKS[kind]
             if w[base + R_GEN] != gen or w[base + word] != when:
                 continue
             try:

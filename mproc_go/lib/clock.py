@@ -268,13 +268,27 @@ def _look(m: M, base: int, gen: int, when: int) -> int:
     return int(again)
 
 
+def _useless(m: M, base: int, gen: int, when: int) -> bool:
+    """Whether the timer was stopped; it is not looked at any more then. Runs: with the lock of an alarm."""
+    w = m.w
+    if w[base + TM_DEADLINE]:
+        return False
+    lock = m.locks[object_lock(base)]
+    m.enter(lock)
+    stopped = w[base + R_GEN] == gen and w[base + TM_LOOK] == when and not w[base + TM_DEADLINE]
+    if stopped:
+        w[base + TM_LOOK] = 0
+    m.leave(lock)
+    return bool(stopped)
+
+
 def check(w: Any, base: int) -> None:
     """Assert TM1. Runs alone."""
     deadline, look = w[base + TM_DEADLINE], w[base + TM_LOOK]
     assert not deadline or 0 < look <= deadline, f"TM1: due at {deadline}, looked at {look}"
 
 
-alarm.LOOKS[_LOOK] = (TM_LOOK, _look)
+alarm.LOOKS[_LOOK] = (TM_LOOK, _look, _useless)
 
 
 def _destroy(m: M, base: int) -> None:

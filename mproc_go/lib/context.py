@@ -480,5 +480,5 @@ def _with_deadline(parent: Context, when: int, wall: float) -> _Node:
     return node
 
 
-alarm.LOOKS[_LOOK] = (CX_LOOK, tree.look)
+alarm.LOOKS[_LOOK] = (CX_LOOK, tree.look, tree.has_ended)
 register(_Node, tree.destroy)

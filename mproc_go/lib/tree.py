@@ -274,6 +274,11 @@ def look(m: M, base: int, gen: int, when: int) -> int:
     return 0
 
 
+def has_ended(m: M, base: int, gen: int, when: int) -> bool:
+    """Whether the context has ended before its deadline."""
+    return bool(m.w[base + CX_STATE])
+
+
 # ---------------------------------------------------------------- the end of a record
 def references(w: Any, base: int) -> list[tuple[int, int, int]]:
     """The handles the record holds: (kind, base, generation) of parent and done channel."""

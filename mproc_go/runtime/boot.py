@@ -48,7 +48,8 @@ defaults: dict[str, Any] = {}
 
 # Read before anything of ours can be imported; then the zygote takes over.
 _BOOTSTRAP: Final = (
-    "import marshal,socket,sys;s=socket.socket(fileno=3);o=marshal.loads(s.recv(1<<20));sys.path[:]=o['path'];"
+    "import marshal,socket,sys;s=socket.socket(fileno=3);b=s.recv(1<<20);b or sys.exit();o=marshal.loads(b);"
+    "sys.path[:]=o['path'];"
     "from mproc_go.zygote import main;main(s,o)"
 )
 
@@ -159,9 +160,12 @@ class Runtime:
             process.codes = CodeTable(rt.current)
             process.tls.m = ClientM(process, packet["client"])
         except BaseException:
-            self._kill()
             for end in (ours, theirs):
                 end.close()
+            # It sees its owner gone, and removes what it made; killed, it would leave names in /dev/shm.
+            if not fds or not select.select([fds[0]], [], [], CLOSE_S)[0]:
+                self._kill()
+            self._reap()
             for fd in fds:
                 os.close(fd)
             raise

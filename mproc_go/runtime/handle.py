@@ -23,11 +23,13 @@ from mproc_go.shm.layout import (
     KIND_TICKER,
     KIND_TIMER,
     KIND_WAITGROUP,
+    O_KIND,
+    POOL_OBJECT,
     R_GEN,
     object_lock,
 )
 from mproc_go.shm.lock import Lock
-from mproc_go.shm.pool import take
+from mproc_go.shm.pool import give, take
 
 handles.HOMES.update(
     {
@@ -67,6 +69,7 @@ class SharedHandle(handles.Handle):
         # channels stays flat.
         m.process.refs.settle(m)
         base = take(m, pool)
+        m.w[base + O_KIND] = 0  # until the caller has filled it, it is not what it was before
         m.process.refs.adopt(m.w, base)
         SharedHandle._bind(self, m, base, m.w[base + R_GEN])
         return base
@@ -129,3 +132,12 @@ def register(cls: type[SharedHandle], destroy: Callable[[M, int], None]) -> None
     """Have messages carry handles of that class; `destroy` frees the record once the last one is gone."""
     handles.register(cls.KIND, cls._open)
     refs.DESTROY[cls.KIND] = destroy
+
+
+def _destroy_unfilled(m: M, base: int) -> None:
+    """Free an object whose maker died before it was anything."""
+    m.w[base + R_GEN] += 1
+    give(m, POOL_OBJECT, base)
+
+
+refs.DESTROY[0] = _destroy_unfilled

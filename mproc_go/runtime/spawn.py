@@ -193,8 +193,7 @@ def spawn(
     w[g + G_M] = 0
     w[g + G_JOINQ] = 0
     if holder:
-        process.refs.adopt(w, g)
-        w[g + R_REFS] = 2  # the handle, and the goroutine itself until it ends
+        process.refs.adopt(w, g, 2)  # the handle, and the goroutine itself until it ends
     else:
         w[g + R_REFS] = 1
     w[g + G_STATUS] = _RUNNABLE

@@ -177,7 +177,7 @@ def leave(t: Thread) -> bool:
 
 
 def rebalance(t: Thread) -> int:
-    """Give queued work to a sleeper if nobody really searches; return the M to wake. Runs: the supervisor, under L_SCHED.
+    """Give queued work to a sleeper if nobody really searches; return the M to wake. Runs: the supervisor, locked.
 
     Go's sysmon trusts the counters; here a searcher may have died, or been stopped, with them.
     """

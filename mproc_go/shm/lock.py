@@ -148,7 +148,7 @@ class DoorKeeper(Protocol):
 
 
 def recover(
-    w: Words, keeper: DoorKeeper, slot_base: int, repair: Callable[[int], None], levels: int = 1
+    w: Words, keeper: DoorKeeper, slot_base: int, repair: Callable[[int], None], levels: int = 1, above: int = -1
 ) -> list[int]:
     """Free every lock that the dead slot at `slot_base` may hold; return the numbers of the locks repaired.
 
@@ -156,6 +156,7 @@ def recover(
     Args:
         repair: ``repair(number)`` completes or drops the half-done change under that lock; runs alone.
         levels: how many phase words to look at.
+        above: look at locks of a higher number only: called while something waits for that lock to become quiet.
     Crash:  the supervisor is the only one that recovers; if it dies the runtime is over.
     """
     repaired = []
@@ -165,6 +166,8 @@ def recover(
         if not phase:
             continue
         number, gen = phase_lock(phase)
+        if number <= above:
+            continue
         gen_word = LOCKS + number * LOCK_WORDS + LOCK_GEN
         old = keeper.door(number, gen)
         if w[gen_word] != gen:  # died at a door already retired: it may hold its latch token, so give one back
@@ -179,6 +182,9 @@ def recover(
             old.release()
             if not any(_shows(w, base, phase, levels) for base in keeper.living_slots()):
                 break
+            # A living holder of this lock may wait for one further up that another of the dead holds.
+            for other_base in keeper.dead_slots():
+                repaired += recover(w, keeper, other_base, repair, levels, number)
             keeper.pause()
         repair(number)
         for base in keeper.dead_slots():

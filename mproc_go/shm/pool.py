@@ -301,7 +301,7 @@ def _add_extent(t: Thread, pool: int, words: int, commit_words: int) -> int:
             w[entry + E_POOL] = pool
             w[entry + E_BASE] = base
             w[entry + E_WORDS] = words
-            w[H_COMMITTED_WORDS] += commit_words  # recomputed by repair
+            w[H_COMMITTED_WORDS] += commit_words  # dead before the next store: too high by that, never too low
             w[EXTENTS + EXTENTS_COUNT] = n + 1  # publishes
     except SharedMemoryFull as full:
         error = full

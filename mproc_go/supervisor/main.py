@@ -106,6 +106,8 @@ def serve(owner: socket.socket, options: dict[str, Any], worker_main: WorkerMain
             _refuse(owner, error)
         control.send(owner, {"prefix": prefix, "slots": slots, "client": options["max_ms"] + 1}, (segment.fd,))
         supervisor.loop(owner, owner_fd, lambda: doors.unlink_all(prefix, slots))
+    except (BrokenPipeError, ConnectionResetError):  # the owner gave up while we were starting
+        pass
     except BaseException:
         sys.excepthook(*sys.exc_info())
     finally:
@@ -118,7 +120,8 @@ def serve(owner: socket.socket, options: dict[str, Any], worker_main: WorkerMain
 
 def _refuse(owner: socket.socket, error: Exception) -> NoReturn:
     """Tell the owner why there is no runtime, and end."""
-    control.send(owner, {"error": str(error), "full": isinstance(error, SharedMemoryFull)})
+    with contextlib.suppress(OSError):  # it gave up already
+        control.send(owner, {"error": str(error), "full": isinstance(error, SharedMemoryFull)})
     os._exit(1)
 
 

@@ -73,6 +73,7 @@ from mproc_go.shm.layout import (
     R_REFS,
     REC_LIVE,
     S_FATAL,
+    S_GOMAXPROCS,
     S_ORPHANS,
     SG_G,
     STOP_LOST,
@@ -277,6 +278,9 @@ class Reaper:
 
     def _requeue(self, gone: list[int]) -> None:
         t, w = self.t, self.t.w
+        for p in range(w[S_GOMAXPROCS], MAX_PS):  # Ps that went with a resize that died: nobody looks there any more
+            while runq.length(w, p):
+                runq.put_global(t, runq.grab(t, p))
         queued: set[int] = set()
         for p in range(MAX_PS):
             if runq.length(w, p):

@@ -140,7 +140,7 @@ class Sysmon:
             else:
                 self._rebalance()
         elif now - self.needed_at > SPARE_S:
-            self._retire_one()
+            self._retire_spares()
             self.needed_at = now
 
     def _retake(self, slot: int, tick: int) -> None:
@@ -200,17 +200,19 @@ class Sysmon:
         w[base + M_YIELD] = 1
         w[base + M_ATTENTION] = 1
 
-    def _retire_one(self) -> None:
-        """Have a spare worker end that was of no use for long."""
+    def _retire_spares(self) -> None:
+        """Have workers end that were of no use for long, down to GOMAXPROCS and a few."""
         w = self.t.w
-        if len(self.watched) <= w[S_GOMAXPROCS] + SPARES:
-            return
-        for slot in self.watched:
+        too_many = len(self.watched) - w[S_GOMAXPROCS] - SPARES
+        for slot in list(self.watched)[::-1]:  # the youngest first
+            if too_many <= 0:
+                return
             base = slot_base(slot)
             if w[base + M_KIND] == KIND_WORKER and not w[base + M_P]:
                 w[base + M_RETIRE] = 1
                 w[base + M_ATTENTION] = 1
                 note.wake(self.t, slot)
+                too_many -= 1  # it may find that something is bound to it, and stay
 
 
 def cpu_s(os_pid: int) -> float:

@@ -214,15 +214,14 @@ class Grave:
     def die_at(self, n: int, operation) -> bool:
         """The dead one does the operation and dies at its n-th step; returns whether there were that many."""
         w = self.words
-        w.stores, w.cut_at, w.on_cut = 0, n, self._is_dead
+        w.stores, w.cut_at, w.died_in, w.on_cut = 0, n, "", self._is_dead
         try:
             with self.as_(self.dead):
-                self.run(operation)
-            died = False
+                self.result = self.run(operation)  # kept: a handle in it would swallow the Cut of its finalizer
         except Cut:
-            died = True
+            pass
         w.cut_at = None
-        return died
+        return "m" not in vars(self.dead.process.tls)
 
     def _is_dead(self) -> None:
         """The process is gone: nothing of it runs any more, not even a finalizer."""

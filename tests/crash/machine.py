@@ -57,7 +57,7 @@ class Words:
         if self.cut_at is not None and self.stores >= self.cut_at:
             frame = sys._getframe(2)
             self.cut.add((frame.f_code.co_filename, frame.f_lineno))
-            self.died_in = frame.f_code.co_name
+            self.died_in = self.died_in or frame.f_code.co_name
             self.on_cut()
             raise Cut
         self.stores += 1

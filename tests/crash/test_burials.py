@@ -114,11 +114,17 @@ def test_go(fresh, args):
     def operate(grave, _):
         grave.handle = go(job, *args)
 
-    for grave, _state, _n, died in burials(build, operate, ["adopt"]):
+    for grave, _state, _n, died in burials(build, operate, ["adopt", "spawn"] if fresh else ["adopt"]):
         started = [g for g in grave.live(L.POOL_G) if grave.status(g) == states.RUNNABLE]
         assert len(started) <= 1
         assert died or len(started) == 1
         assert grave.queued() == started
+
+
+def test_go_with_a_fresh_record():
+    """A record that never became a goroutine is freed, whatever it says of itself."""
+    for _grave in burials(lambda grave: None, lambda grave, _: go(job), ["adopt"]):
+        pass
 
 
 def test_go_overflowing():
@@ -221,20 +227,35 @@ def test_making_and_dropping_a_channel():
     """Its record and buffer are free, or at most they are lost memory; nothing else is."""
 
     def operate(grave, _):
-        ch = Chan(3)
+        ch = grave.ch = Chan(3)
         ch.send(1)
-        del ch
+        grave.dead.process.refs.drop(grave.dead, L.KIND_CHAN, ch._base)  # what __del__ does, which would swallow a Cut
 
-    for _grave in burials(lambda grave: None, operate, ["adopt"]):
+    for _grave in burials(lambda grave: None, operate, ["adopt", "__init__"]):
         pass
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=ValueError,
-    reason="refs.adopt stores the holder bit before the count: dead in between, the reaper counts 0 - 1 and the supervisor "
-    "dies; the count has to come first",
-)
+def test_making_a_channel_of_a_fresh_record():
+    """A record that never became a channel is freed."""
+    for _grave in burials(lambda grave: None, lambda grave, _: Chan(3), ["adopt"]):
+        pass
+
+
+def test_making_a_channel_of_a_used_record():
+    """What the record was before is nobody's business: its buffer has been freed, and may be another's by now."""
+
+    def build(grave):
+        with grave.as_(grave.dead):
+            used = Chan(3)
+            grave.dead.process.refs.drop(grave.dead, L.KIND_CHAN, used._base)
+        grave.used = used
+
+    for grave, _state, n, _died in burials(build, lambda grave, _: Chan(0), ["adopt"]):
+        for which in range(L.N_POOLS):
+            cache = grave.living.caches[which]
+            assert len(set(cache)) == len(cache), f"record of pool {which} is free twice, cut at {n}"
+
+
 def test_being_the_first_to_hold_a_record():
     """A record whose first handle was just being counted is lost memory at most."""
     for _grave in burials(lambda grave: None, lambda grave, _: Chan()):
@@ -252,7 +273,7 @@ def test_dropping_the_last_handle_of_a_full_channel():
             ch.send("y" * 300)
             del inner
 
-    def operate(grave, _):  # what __del__ does, which would swallow the death
+    def operate(grave, _):
         grave.dead.process.refs.drop(grave.dead, L.KIND_CHAN, grave.mine._base)
 
     for _grave in burials(build, operate):
@@ -480,15 +501,7 @@ def test_handing_a_p_to_one_that_waits():
     "procs",
     [
         4,
-        pytest.param(
-            1,
-            marks=pytest.mark.xfail(
-                strict=True,
-                raises=AssertionError,
-                reason="dead between idle.resize's leave and its grabs, the goroutines of the P that goes stay there: the "
-                "reaper has to queue what is at a P from GOMAXPROCS on that no M holds",
-            ),
-        ),
+        1,
     ],
 )
 def test_gomaxprocs(procs):
@@ -500,3 +513,43 @@ def test_gomaxprocs(procs):
 
     for grave, _state, _n, _died in burials(build, lambda grave, _: gomaxprocs(procs)):
         assert grave.queued() == sorted(grave.gs)
+
+
+def test_opening_a_handle_that_others_hold():
+    """A result that is a channel can be asked for again, whoever died asking."""
+
+    def build(grave):
+        g = grave.victim
+        handles = [None, None]
+        for i, m in enumerate((grave.dead, grave.living)):
+            with grave.as_(m):
+                handles[i] = Goroutine._open(g, grave.words[g + L.R_GEN])
+        m = grave.living
+        with grave.as_(m):  # what it runs has ended, with a channel as its result
+            inner = Chan(1)
+            grave.words[g + L.G_M] = LIVING
+            m.fibers[g] = None
+            WorkerM.finish(m, g, states.DONE, inner)
+            m.process.refs.drop(m, L.KIND_CHAN, inner._base)
+        grave.base = inner._base
+        inner.__class__ = _Gone
+        return handles
+
+    def operate(grave, handles):
+        return handles[0].result()
+
+    for grave, handles, _n, _died in burials(build, operate):
+        assert grave.words[grave.base + L.R_REFS], "the result names a channel that was freed"
+        with grave.as_(grave.living):
+            ch = handles[1].result()
+            ch.send("fine")
+            assert ch.recv() == "fine"
+
+
+class _Gone(Chan):
+    """A handle whose finalizer has run."""
+
+    __slots__ = ()
+
+    def __del__(self):
+        pass

@@ -12,7 +12,7 @@ from mproc_go.runtime.message import fetch, open_message, put
 from mproc_go.sched import waitq
 from mproc_go.shm import layout as L
 from mproc_go.shm import pool
-from tests.crash.machine import cuts
+from tests.crash.machine import Cut, cuts
 
 
 class State:
@@ -173,6 +173,69 @@ def test_close_cut_anywhere(cap, buffered, senders, receivers, selects):
         assert closed or died
         if closed:
             assert drain(machine, state) == list(range(buffered))
+
+
+@pytest.mark.parametrize(("cap", "buffered", "senders"), [(0, 0, 0), (0, 0, 1), (1, 1, 2), (3, 3, 0)])
+def test_waiting_to_send_cut_anywhere(cap, buffered, senders):
+    """A sender that waits is the last of the queue, with its whole message, or it is not there."""
+
+    def build(machine):
+        state = State(machine, cap, buffered, senders, 0)
+        state.g = machine.new_goroutine(machine.threads[0])
+        machine.words[state.g + L.G_SUDOG + L.SG_LINK] = 77  # what an earlier wait left there
+        return state
+
+    def operate(machine, state):
+        hdr, data = wire.encode(99)
+        ops.wait_to_send(machine.words, machine.segment.mem, state.ch, state.g, hdr, data)
+
+    others = list(range(buffered + senders))
+    for machine, state, n, died in cuts(build, operate):
+        ops.repair(machine.supervisor, state.ch)
+        ops.check(machine.words, state.ch)
+        got = drain(machine, state)
+        assert got in (others, [*others, 99]), f"cut at store {n}: {got}"
+        assert died or got[-1] == 99
+
+
+TWICE = {
+    "send": (lambda machine, state: ops.send(machine.threads[0], state.ch, *wire.encode(99)), (0, 0, 0, 2), (1, 1, 2, 0)),
+    "recv": (lambda machine, state: ops.recv(machine.threads[0], state.ch), (0, 0, 2, 0), (1, 1, 2, 0), (3, 3, 2, 0)),
+    "close": (lambda machine, state: ops.close(machine.threads[0], state.ch), (0, 0, 2, 0), (3, 0, 0, 2), (1, 1, 2, 0)),
+}
+
+
+@pytest.mark.parametrize("selects", [False, True], ids=["plain", "select"])
+@pytest.mark.parametrize(("name", "where"), [(name, i) for name, (_, *w) in TWICE.items() for i in range(len(w))])
+def test_two_deaths_cut_anywhere(name, where, selects):
+    """A second cut, in the repair, changes nothing: done again, it ends as if it had never been cut."""
+    operate, *states = TWICE[name]
+    cap, buffered, senders, receivers = states[where]
+    for first in range(200):
+        done = []
+
+        def build(machine, first=first, done=done):
+            state = State(machine, cap, buffered, senders, receivers, selects, start=2)
+            machine.words.stores, machine.words.cut_at = 0, first
+            try:
+                operate(machine, state)
+                done.append(True)
+            except Cut:
+                pass
+            machine.words.cut_at = None
+            machine.free_all_locks()
+            return state
+
+        outcomes = set()
+        for machine, state, n, _died in cuts(build, lambda machine, state: ops.repair(machine.supervisor, state.ch)):
+            ops.repair(machine.supervisor, state.ch)
+            ops.check(machine.words, state.ch)
+            told = tuple(outcome(machine, g) for g in [g for g, _ in state.senders] + state.receivers)
+            outcomes.add((told, tuple(received(machine, state)), tuple(drain(machine, state))))
+            assert len(outcomes) == 1, f"cut at store {first}, the repair at {n}: {outcomes}"
+        if done:
+            return
+    raise AssertionError("the operation does not end")
 
 
 @pytest.mark.parametrize(("cap", "buffered", "senders"), [(0, 0, 2), (1, 1, 2), (3, 3, 1)])

@@ -12,12 +12,13 @@ from mproc_go.shm import pool
 from tests.crash import test_chan_cuts, test_pool_cuts, test_queue_cuts
 from tests.crash.machine import Words
 
-# Not operations that a worker may die in: repair runs alone in the supervisor, and is cut by tests of its own.
+# Not operations that a worker may die in: repair runs alone in the supervisor, and is cut by tests of its own (a second
+# death). The last three die in test_burials.py, with the real reaper.
 _NOT_CUT = {
     ops: {"repair"},
     waitq: {"repair", "settle_sudog"},
     runq: {"repair_global"},
-    pool: {"sweep", "_take_large", "_account"},
+    pool: {"sweep"},
     message: {"stow"},
     sending: {"_send_slow"},
     receiving: {"_recv_slow"},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from mproc_go.errors import SharedMemoryFull
 from mproc_go.shm import layout as L
 from mproc_go.shm import pool
 from tests.crash.machine import cuts
@@ -59,6 +60,7 @@ def test_flush_cut_anywhere(which):
     def build(machine):
         t = machine.threads[0]
         for base in [pool.take(t, which) for _ in range(30)]:
+            machine.words[base + L.R_LINK] = 77  # what a payload left there
             pool.give(t, which, base)
 
     for machine, _state, n, _died in cuts(build, lambda machine, _: pool.flush(machine.threads[0], which, 20)):
@@ -78,10 +80,57 @@ def test_growth_cut_anywhere():
         w = machine.words
         count = w[L.EXTENTS + L.EXTENTS_COUNT]
         assert count in (0, 1)
+        # What is counted as committed is never less than what is there: giving it back would go below zero.
+        assert w[L.H_COMMITTED_WORDS] >= L.DYNAMIC + sum(e[1] for e in extents(w))
         operate(machine, None)
+        end = L.DYNAMIC
+        for base, words in extents(w):
+            assert base == end, "PL3: extents overlap"
+            end += words
         assert len(set(pool.records(w, L.POOL_G))) >= 300
         steps = n
     assert steps >= 5
+
+
+def extents(w):
+    """(base, words) of each extent."""
+    found = []
+    for extent in range(1, w[L.EXTENTS + L.EXTENTS_COUNT] + 1):
+        entry = L.EXTENTS + L.EXTENTS_ENTRY + (extent - 1) * L.EXTENT_WORDS
+        found.append((w[entry + L.E_BASE], w[entry + L.E_WORDS]))
+    return found
+
+
+@pytest.mark.parametrize("full", ["account", "commit"])
+def test_a_large_block_that_does_not_fit_cut_anywhere(full):
+    """It is back in the list and nothing is counted for it; dead in between, at most it is counted and lost."""
+    n_bytes = 300 * 1024
+    which = pool.block_pool(n_bytes)
+
+    def build(machine):
+        w, t = machine.words, machine.threads[1]
+        base = pool.take_block(t, n_bytes)
+        pool.give_block(t, base, n_bytes)
+        machine.before = w[L.H_COMMITTED_WORDS]
+        if full == "account":
+            w[L.H_LIMIT_WORDS] = machine.before
+        else:
+
+            def commit(base, words):
+                raise SharedMemoryFull("the machine has none")
+
+            machine.segment.commit = commit
+        return base
+
+    def operate(machine, _):
+        with pytest.raises(SharedMemoryFull):
+            pool.take_block(machine.threads[0], n_bytes)
+
+    for machine, base, _n, died in cuts(build, operate):
+        w = machine.words
+        assert pool.free_records(w, which) == [base] or (died and w[base] == machine.threads[0].live)
+        counted = w[L.H_COMMITTED_WORDS] - machine.before
+        assert counted == 0 or (died and counted == pool._large_words(n_bytes) - L.PAGE_WORDS)
 
 
 def test_large_blocks_cut_anywhere():
@@ -100,6 +149,12 @@ def test_large_blocks_cut_anywhere():
         assert free == ([] if machine.words[base] >> 8 == 1 and base not in free else [base]), n
         pool.sweep(machine.words, which, 1, set())
         assert pool.free_records(machine.words, which) == [base]
+
+    for machine, _base, n, died in cuts(lambda machine: None, lambda machine, _: pool.take_block(machine.threads[0], n_bytes)):
+        w = machine.words
+        known = pool.records(w, which)
+        assert not pool.free_records(w, which) and len(known) <= 1, n
+        assert died or w[known[0]] == machine.threads[0].live
 
     def taken(machine):
         return pool.take_block(machine.threads[0], n_bytes)

@@ -51,6 +51,8 @@ class Queues:
             runq.put_global(t, self.shared)
         # What the dead thread holds itself, just made.
         self.extra = [machine.new_goroutine(machine.threads[0], started=False) for _ in range(extra)]
+        for g in self.extra:
+            w[g + L.R_LINK] = 77  # what the free list or an inbox left there
 
     @property
     def all(self):
@@ -111,6 +113,7 @@ class Waiters:
         for g in self.gs:
             waitq.join(w, self.base + L.WG_WAITQ, g)
         self.new = machine.new_goroutine(machine.threads[0])
+        w[self.new + L.G_SUDOG + L.SG_LINK] = 77  # what an earlier wait left there
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 3])
