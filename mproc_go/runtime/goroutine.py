@@ -8,7 +8,7 @@ from typing import Any, Generic, NoReturn, ParamSpec, TypeVar
 
 from mproc_go.errors import WorkerLost
 from mproc_go.observe.stacks import state_text
-from mproc_go.runtime import message, park, spawn
+from mproc_go.runtime import message, panics, park, spawn
 from mproc_go.runtime import process as rt
 from mproc_go.runtime.handle import SharedHandle, register
 from mproc_go.runtime.process import M, deadline_of, seconds
@@ -53,7 +53,9 @@ class Goroutine(SharedHandle, Generic[R]):
 
     def done(self) -> bool:
         """Whether it has ended. Blocks: never."""
-        return bool(self._m().w[self._base + G_STATUS] & states.STATUS_MASK >= states.DONE)
+        m = self._m()
+        m.latest = 0
+        return bool(m.w[self._base + G_STATUS] & states.STATUS_MASK >= states.DONE)
 
     def result(self, timeout: float | None = None) -> R:
         """What its function returned. Blocks the goroutine that asks until it has ended.
@@ -80,6 +82,7 @@ class Goroutine(SharedHandle, Generic[R]):
 
     def _outcome(self, timeout: float | None) -> tuple[Any, BaseException | None]:
         m = self._m()
+        m.latest = 0
         w, g = m.w, self._base
         if timeout is not None:
             timeout = seconds(timeout)
@@ -116,6 +119,22 @@ class Goroutine(SharedHandle, Generic[R]):
         if not park.park(m, lock, g + G_JOINQ, states.GOROUTINE_RESULT, deadline_of(timeout)):
             raise TimeoutError(f"goroutine {self._goid} has not ended within {timeout} s")
 
+    def __del__(self) -> None:
+        # ``go(f)`` as a statement: the handle is dropped at once, but `f` may have failed even before that. Nobody held
+        # the handle in any way that means something, so it is a panic as if it had failed a moment later.
+        m = getattr(getattr(self, "_tls", None), "m", None)
+        if m is not None and m.latest == self._base:
+            m.latest = 0
+            if m.w[self._base + G_STATUS] & states.STATUS_MASK == states.FAILED and not m.w[m.ph]:
+                hdr, body = message.fetch(m.w, m.mem, self._base + G_MSG)
+                if hdr & HDR_EXCEPTION:
+                    panics.panic(m, self._base, *message.copy_exception(m, hdr, body))
+        super().__del__()
+
+    def _name(self) -> tuple[int, int, int]:
+        self._m().latest = 0  # whoever receives it holds it
+        return super()._name()
+
     def _bind(self, m: M, base: int, gen: int) -> None:
         super()._bind(m, base, gen)
         self._goid = m.w[base + G_GOID]
@@ -134,6 +153,7 @@ def _go(retries: int, fn: Callable[..., R], args: tuple[Any, ...], kwargs: dict[
     g = spawn.spawn(m, fn, args, kwargs, True, None, retries)
     handle: Goroutine[R] = Goroutine.__new__(Goroutine)
     handle._bind(m, g, w[g + R_GEN])
+    m.latest = g
     return handle
 
 

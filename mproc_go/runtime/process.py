@@ -91,12 +91,14 @@ class M(Thread):
 
     Attributes:
         g: base of the goroutine that runs now.
+        latest: the goroutine whose handle was made last and not used since, or 0.
     """
 
     def __init__(self, process: Process, slot: int, **kwargs: Any) -> None:
         super().__init__(process.segment, process.locks, process.notes, slot, **kwargs)
         self.process = process
         self.g = 0
+        self.latest = 0
         self._goids = range(0)
         self._next_goid = 0
 

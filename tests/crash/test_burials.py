@@ -9,13 +9,17 @@ import pytest
 from mproc_go.chan.channel import Chan
 from mproc_go.chan.select import select
 from mproc_go.errors import ChanClosed, WorkerLost
+from mproc_go.lib import context, tree
 from mproc_go.runtime import spawn
 from mproc_go.runtime.goroutine import Goroutine, go, gomaxprocs
 from mproc_go.runtime.worker import WorkerM
 from mproc_go.sched import idle, runq, states
 from mproc_go.shm import layout as L
 from mproc_go.shm import pool
+from mproc_go.sync.atomic import AtomicInt
+from mproc_go.sync.cond import Cond
 from mproc_go.sync.mutex import Mutex
+from mproc_go.sync.once import Once
 from mproc_go.sync.rwmutex import RWMutex
 from mproc_go.sync.semaphore import Semaphore
 from mproc_go.sync.waitgroup import WaitGroup
@@ -114,7 +118,7 @@ def test_go(fresh, args):
     def operate(grave, _):
         grave.handle = go(job, *args)
 
-    for grave, _state, _n, died in burials(build, operate, ["adopt", "spawn"] if fresh else ["adopt"]):
+    for grave, _state, _n, died in burials(build, operate):
         started = [g for g in grave.live(L.POOL_G) if grave.status(g) == states.RUNNABLE]
         assert len(started) <= 1
         assert died or len(started) == 1
@@ -123,7 +127,7 @@ def test_go(fresh, args):
 
 def test_go_with_a_fresh_record():
     """A record that never became a goroutine is freed, whatever it says of itself."""
-    for _grave in burials(lambda grave: None, lambda grave, _: go(job), ["adopt"]):
+    for _grave in burials(lambda grave: None, lambda grave, _: go(job)):
         pass
 
 
@@ -231,13 +235,13 @@ def test_making_and_dropping_a_channel():
         ch.send(1)
         grave.dead.process.refs.drop(grave.dead, L.KIND_CHAN, ch._base)  # what __del__ does, which would swallow a Cut
 
-    for _grave in burials(lambda grave: None, operate, ["adopt", "__init__"]):
+    for _grave in burials(lambda grave: None, operate):
         pass
 
 
 def test_making_a_channel_of_a_fresh_record():
     """A record that never became a channel is freed."""
-    for _grave in burials(lambda grave: None, lambda grave, _: Chan(3), ["adopt"]):
+    for _grave in burials(lambda grave: None, lambda grave, _: Chan(3)):
         pass
 
 
@@ -250,7 +254,7 @@ def test_making_a_channel_of_a_used_record():
             grave.dead.process.refs.drop(grave.dead, L.KIND_CHAN, used._base)
         grave.used = used
 
-    for grave, _state, n, _died in burials(build, lambda grave, _: Chan(0), ["adopt"]):
+    for grave, _state, n, _died in burials(build, lambda grave, _: Chan(0)):
         for which in range(L.N_POOLS):
             cache = grave.living.caches[which]
             assert len(set(cache)) == len(cache), f"record of pool {which} is free twice, cut at {n}"
@@ -553,3 +557,166 @@ class _Gone(Chan):
 
     def __del__(self):
         pass
+
+
+def test_ending_a_context():
+    """Whoever dies cancelling leaves a whole tree: after somebody cancels again, everything below has ended."""
+
+    def build(grave):
+        with grave.as_(grave.client):
+            top, grave.cancel = context.with_cancel(context.background())
+            child, _ = context.with_cancel(top)
+            grand, _ = context.with_cancel(child)
+            grave.tree = [top, child, grand]
+        theirs = grave.foreign(top, grave.dead)
+        waits = grave.foreign(grand.done(), grave.living)
+        grave.waiter = grave.waiting(grave.living, waits.recv_ok)
+        return theirs
+
+    for grave, _state, _n, died in burials(build, lambda grave, theirs: theirs._cancel()):
+        for node in grave.tree:
+            tree.check(grave.words, node._base) if not died else None
+        with grave.as_(grave.client):
+            ended = grave.tree[0].err() is not None
+            if not ended:
+                assert died and not grave.words[grave.waiter + L.G_DECIDE]
+            grave.cancel()
+            assert all(node.err() is not None for node in grave.tree)
+        assert grave.words[grave.waiter + L.G_DECIDE], "it waits for a context that has ended"
+        for node in grave.tree:
+            tree.check(grave.words, node._base)
+
+
+MAKERS = {
+    "channel": lambda mutex, ctx: Chan(3),
+    "wait group": lambda mutex, ctx: WaitGroup(),
+    "mutex": lambda mutex, ctx: Mutex(),
+    "rwmutex": lambda mutex, ctx: RWMutex(),
+    "semaphore": lambda mutex, ctx: Semaphore(2),
+    "once": lambda mutex, ctx: Once(),
+    "cond": lambda mutex, ctx: Cond(mutex),
+    "atomic": lambda mutex, ctx: AtomicInt(5),
+    "context": lambda mutex, ctx: context.with_cancel(ctx),
+    "value": lambda mutex, ctx: context.with_value(ctx, "key", "value"),
+}
+
+
+@pytest.mark.parametrize("what", MAKERS)
+def test_making_out_of_what_was_there_before(what):
+    """Whoever dies making something leaves a record that says nothing about what was in it before."""
+
+    def build(grave):
+        with grave.as_(grave.client):
+            grave.mutex = Mutex()
+            grave.ctx, grave.cancel = context.with_cancel(context.background())
+        mutex, ctx = grave.foreign(grave.mutex, grave.dead), grave.foreign(grave.ctx, grave.dead)
+        w, cache = grave.words, grave.dead.caches[L.POOL_OBJECT]
+        cache.append(pool.take(grave.dead, L.POOL_OBJECT))
+        for base in cache:  # the fields that one kind has are another's before
+            for field in range(L.O_KIND + 1, L.OBJECT_WORDS):
+                w[base + field] = 77
+        return mutex, ctx
+
+    for grave, _state, _n, _died in burials(build, lambda grave, state: MAKERS[what](*state)):
+        tree.check(grave.words, grave.ctx._base)
+        with grave.as_(grave.client):
+            grave.mutex.lock()
+            grave.cancel()
+        tree.check(grave.words, grave.ctx._base)
+        assert grave.words[grave.mutex._base + L.R_REFS] and grave.words[grave.ctx._base + L.R_REFS]
+
+
+def test_finish_with_retries():
+    """A goroutine that may be retried is done, or queued to run again from the same arguments."""
+
+    def build(grave):
+        w, m = grave.words, grave.dead
+        with grave.as_(grave.client):
+            handle = grave.handle = go.options(retries=1)(job, "argument")
+        g = handle._base
+        runq.get_global(m, 1)
+        w[g + L.G_M], w[g + L.G_DECIDE], w[g + L.G_STATUS] = DEAD, 0, states.RUNNING
+        m.fibers[g] = None
+        return g
+
+    for grave, g, _n, died in burials(build, lambda grave, g: WorkerM.finish(grave.dead, g, states.DONE, "done")):
+        if grave.status(g) == states.DONE:
+            with grave.as_(grave.client):
+                assert grave.handle.result() == "done"
+            assert grave.queued() == []
+        else:
+            assert died and grave.queued() == [g]
+            with grave.as_(grave.living):
+                assert spawn.args_of(grave.living, g)[1] == ("argument",)
+
+
+def test_reading_together():
+    """Readers of an RWMutex: a waiting writer gets it, unless the dead had kept it."""
+
+    def build(grave):
+        with grave.as_(grave.client):
+            grave.ours = RWMutex()
+        grave.theirs = grave.foreign(grave.ours, grave.dead)
+        living = grave.foreign(grave.ours, grave.living)
+        with grave.as_(grave.dead):
+            grave.theirs.rlock()
+        return grave.waiting(grave.living, living.lock)
+
+    for grave, writer, _n, died in burials(build, lambda grave, _: grave.theirs.runlock()):
+        assert died or grave.words[writer + L.G_DECIDE]
+
+
+def test_signalling():
+    """A condition's waiter is woken, or it still waits."""
+
+    def build(grave):
+        with grave.as_(grave.client):
+            grave.mutex = Mutex()
+            grave.cond = Cond(grave.mutex)
+        theirs = grave.foreign(grave.cond, grave.dead)
+        living = grave.foreign(grave.cond, grave.living)
+        held = grave.foreign(grave.mutex, grave.living)
+
+        def wait():
+            held.lock()
+            living.wait()
+
+        grave.waiters = [grave.waiting(grave.living, wait) for _ in range(2)]
+        return theirs
+
+    for grave, _state, _n, died in burials(build, lambda grave, theirs: theirs.broadcast()):
+        woken = [bool(grave.words[g + L.G_DECIDE]) for g in grave.waiters]
+        assert died or all(woken)
+        with grave.as_(grave.client):
+            grave.cond.broadcast()
+        assert all(grave.words[g + L.G_DECIDE] for g in grave.waiters)
+
+
+def test_once():
+    """Whoever waits for it is woken when it is done, or when its runner is lost."""
+
+    def build(grave):
+        with grave.as_(grave.client):
+            grave.ours = Once()
+        theirs = grave.foreign(grave.ours, grave.dead)
+        living = grave.foreign(grave.ours, grave.living)
+
+        def run():  # while it runs, somebody comes to wait for it
+            w = grave.words
+            cut_at, stores, w.cut_at = w.cut_at, w.stores, None
+            grave.waiter = grave.waiting(grave.living, lambda: living.do(job))
+            w.cut_at, w.stores = cut_at, stores
+
+        grave.waiter = 0
+        return theirs, run
+
+    def operate(grave, state):
+        theirs, run = state
+        theirs.do(run)
+
+    for grave, _state, _n, died in burials(build, operate):
+        assert not grave.waiter or grave.words[grave.waiter + L.G_DECIDE], "it waits for a runner that is gone"
+        with grave.as_(grave.client):
+            done = []
+            grave.ours.do(done.append, 1)
+        assert done == [] or died
