@@ -337,7 +337,9 @@ class Grave:
 
     def check_count(self) -> None:
         """num_goroutine tells how many there are."""
-        there = sum(1 for g in self.live(L.POOL_G) if self.status(g) in (states.RUNNABLE, states.RUNNING, states.WAITING))
+        there = sum(
+            1 for g in self.live(L.POOL_G) if self.status(g) in (states.RUNNABLE, states.RUNNING, states.WAITING)
+        )
         counted = rt.goroutines(self.words)
         assert counted == there, f"{counted} goroutines counted, there are {there}"
 

@@ -199,7 +199,11 @@ def test_waiting_to_send_cut_anywhere(cap, buffered, senders):
 
 
 TWICE = {
-    "send": (lambda machine, state: ops.send(machine.threads[0], state.ch, *wire.encode(99)), (0, 0, 0, 2), (1, 1, 2, 0)),
+    "send": (
+        lambda machine, state: ops.send(machine.threads[0], state.ch, *wire.encode(99)),
+        (0, 0, 0, 2),
+        (1, 1, 2, 0),
+    ),
     "recv": (lambda machine, state: ops.recv(machine.threads[0], state.ch), (0, 0, 2, 0), (1, 1, 2, 0), (3, 3, 2, 0)),
     "close": (lambda machine, state: ops.close(machine.threads[0], state.ch), (0, 0, 2, 0), (3, 0, 0, 2), (1, 1, 2, 0)),
 }

@@ -39,21 +39,39 @@ RING_PUT = "put(w, t.mem, w[ch + CH_RING] + tail % cap * SLOT_MSG_WORDS, hdr, bo
 # what is wrong: (module, function, changes, test module, its walk, parameters)
 MUTANTS = {
     "a message is published before it is there": (
-        ops, "send", swapped(RING_PUT, "w[ch + CH_TAIL] = tail + 1"), chans, "test_send_cut_anywhere", (3, 1, 0, 0, False)
+        ops,
+        "send",
+        swapped(RING_PUT, "w[ch + CH_TAIL] = tail + 1"),
+        chans,
+        "test_send_cut_anywhere",
+        (3, 1, 0, 0, False),
     ),
     "a receiver is decided before it has the message": (
         ops,
         "send",
-        [("put(w, t.mem, s + SG_MSG, hdr, body)", "pass"), ("g = w[s + SG_G]", "put(w, t.mem, s + SG_MSG, hdr, body); g = w[s + SG_G]")],
+        [
+            ("put(w, t.mem, s + SG_MSG, hdr, body)", "pass"),
+            ("g = w[s + SG_G]", "put(w, t.mem, s + SG_MSG, hdr, body); g = w[s + SG_G]"),
+        ],
         chans,
         "test_send_cut_anywhere",
         (0, 0, 0, 1, False),
     ),
     "an admitted sender does not say where its message went": (
-        ops, "admit", [("w[s + SG_SEQ] = tail + 1", "pass")], chans, "test_recv_cut_anywhere", (1, 1, 2, 0, False)
+        ops,
+        "admit",
+        [("w[s + SG_SEQ] = tail + 1", "pass")],
+        chans,
+        "test_recv_cut_anywhere",
+        (1, 1, 2, 0, False),
     ),
     "the same in a select": (
-        ops, "admit", [("w[s + SG_SEQ] = tail + 1", "pass")], chans, "test_recv_cut_anywhere", (1, 1, 2, 0, True)
+        ops,
+        "admit",
+        [("w[s + SG_SEQ] = tail + 1", "pass")],
+        chans,
+        "test_recv_cut_anywhere",
+        (1, 1, 2, 0, True),
     ),
     "an admitted sender is counted before it is decided": (
         ops,
@@ -64,21 +82,46 @@ MUTANTS = {
         (3, 3, 2, 0, False),
     ),
     "repair does not count the admitted": (
-        ops, "repair", [("w[ch + CH_TAIL] = w[s + SG_SEQ]", "pass")], chans, "test_recv_cut_anywhere", (1, 1, 2, 0, False)
+        ops,
+        "repair",
+        [("w[ch + CH_TAIL] = w[s + SG_SEQ]", "pass")],
+        chans,
+        "test_recv_cut_anywhere",
+        (1, 1, 2, 0, False),
     ),
     "repair does not fill the free place": (
-        ops, "repair", [("woken.append(admit(t, ch))", "break")], chans, "test_recv_cut_anywhere", (1, 1, 2, 0, False)
+        ops,
+        "repair",
+        [("woken.append(admit(t, ch))", "break")],
+        chans,
+        "test_recv_cut_anywhere",
+        (1, 1, 2, 0, False),
     ),
     "repair does not shut a closed channel": (
-        ops, "repair", [("w[ch + CH_LIMIT] = 0", "pass")], chans, "test_close_cut_anywhere", (3, 0, 0, 0, False)
+        ops,
+        "repair",
+        [("w[ch + CH_LIMIT] = 0", "pass")],
+        chans,
+        "test_close_cut_anywhere",
+        (3, 0, 0, 0, False),
     ),
     "repair does not tell who waits on a closed channel": (
-        ops, "repair", [("woken += dismiss", "0 and dismiss")], chans, "test_close_cut_anywhere", (0, 0, 0, 2, False)
+        ops,
+        "repair",
+        [("woken += dismiss", "0 and dismiss")],
+        chans,
+        "test_close_cut_anywhere",
+        (0, 0, 0, 2, False),
     ),
     "who waits is told before the channel is closed": (
         ops,
         "close",
-        [("    w[ch + CH_CLOSED] = 1", "    gone = dismiss(t, ch + CH_RECVQ) + dismiss(t, ch + CH_SENDQ)\n    w[ch + CH_CLOSED] = 1")],
+        [
+            (
+                "    w[ch + CH_CLOSED] = 1",
+                "    gone = dismiss(t, ch + CH_RECVQ) + dismiss(t, ch + CH_SENDQ)\n    w[ch + CH_CLOSED] = 1",
+            )
+        ],
         chans,
         "test_close_cut_anywhere",
         (0, 0, 0, 2, False),
@@ -86,8 +129,13 @@ MUTANTS = {
     "a sudog is in the queue before it has a message": (
         ops,
         "wait_to_send",
-        [("put(w, mem, g + G_SUDOG + SG_MSG, hdr, body)", "pass"),
-         ("waitq.join(w, ch + CH_SENDQ, g)", "waitq.join(w, ch + CH_SENDQ, g); put(w, mem, g + G_SUDOG + SG_MSG, hdr, body)")],
+        [
+            ("put(w, mem, g + G_SUDOG + SG_MSG, hdr, body)", "pass"),
+            (
+                "waitq.join(w, ch + CH_SENDQ, g)",
+                "waitq.join(w, ch + CH_SENDQ, g); put(w, mem, g + G_SUDOG + SG_MSG, hdr, body)",
+            ),
+        ],
         chans,
         "test_waiting_to_send_cut_anywhere",
         (0, 0, 1),
@@ -95,7 +143,10 @@ MUTANTS = {
     "a sudog is in the queue before its link ends it": (
         waitq,
         "enqueue",
-        [("    w[s + SG_LINK] = 0\n", ""), ("        w[q + 1] = s\n    else", "        w[q + 1] = s\n        w[s + SG_LINK] = 0\n    else")],
+        [
+            ("    w[s + SG_LINK] = 0\n", ""),
+            ("        w[q + 1] = s\n    else", "        w[q + 1] = s\n        w[s + SG_LINK] = 0\n    else"),
+        ],
         queues,
         "test_joining_a_wait_queue_cut_anywhere",
         (2,),
@@ -117,30 +168,58 @@ MUTANTS = {
         ("get", 4, 0),
     ),
     "goroutines are stolen without the slot of the thief": (
-        runq, "grab", [("w[g + R_HEAD] = t.live", "pass")], queues, "test_run_queues_cut_anywhere", ("grab", 4, 0)
+        runq,
+        "grab",
+        [("w[g + R_HEAD] = t.live", "pass")],
+        queues,
+        "test_run_queues_cut_anywhere",
+        ("grab", 4, 0),
     ),
     "goroutines are taken from the global list without": (
-        runq, "get_global", [("w[g + R_HEAD] = t.live", "pass")], queues, "test_run_queues_cut_anywhere", ("get_global", 0, 4)
+        runq,
+        "get_global",
+        [("w[g + R_HEAD] = t.live", "pass")],
+        queues,
+        "test_run_queues_cut_anywhere",
+        ("get_global", 0, 4),
     ),
     "the global list is not ended before it is published": (
         runq,
         "put_global",
-        [("    w[last + R_LINK] = 0\n", ""), ("    w[S_GQ_SIZE] += len(gs)", "    w[S_GQ_SIZE] += len(gs)\n    w[last + R_LINK] = 0")],
+        [
+            ("    w[last + R_LINK] = 0\n", ""),
+            ("    w[S_GQ_SIZE] += len(gs)", "    w[S_GQ_SIZE] += len(gs)\n    w[last + R_LINK] = 0"),
+        ],
         queues,
         "test_run_queues_cut_anywhere",
         ("put_global", 0, 4),
     ),
     "repair does not recompute the length": (
-        runq, "repair_global", [("w[S_GQ_SIZE] = len(gs)", "pass")], queues, "test_run_queues_cut_anywhere", ("get_global", 0, 4)
+        runq,
+        "repair_global",
+        [("w[S_GQ_SIZE] = len(gs)", "pass")],
+        queues,
+        "test_run_queues_cut_anywhere",
+        ("get_global", 0, 4),
     ),
     "records are ours before they say so": (
-        pool, "_refill", [("                w[base] = t.cached\n", "")], pools, "test_refill_from_the_free_list_cut_anywhere", (4,)
+        pool,
+        "_refill",
+        [("                w[base] = t.cached\n", "")],
+        pools,
+        "test_refill_from_the_free_list_cut_anywhere",
+        (4,),
     ),
     "records are carved before they say whose they are": (
         pool,
         "_refill",
-        [("                    w[first + i * words] = t.cached\n", ""),
-         ("# publishes: they are ours\n        t.leave", "\n                for base in got: w[base] = t.cached\n        t.leave")],
+        [
+            ("                    w[first + i * words] = t.cached\n", ""),
+            (
+                "# publishes: they are ours\n        t.leave",
+                "\n                for base in got: w[base] = t.cached\n        t.leave",
+            ),
+        ],
         pools,
         "test_take_cut_anywhere",
         (0,),
@@ -156,13 +235,23 @@ MUTANTS = {
     "an extent is counted before it is described": (
         pool,
         "_add_extent",
-        [("            w[entry + E_POOL] = pool\n", "            w[EXTENTS + EXTENTS_COUNT] = n + 1\n            w[entry + E_POOL] = pool\n")],
+        [
+            (
+                "            w[entry + E_POOL] = pool\n",
+                "            w[EXTENTS + EXTENTS_COUNT] = n + 1\n            w[entry + E_POOL] = pool\n",
+            )
+        ],
         pools,
         "test_growth_cut_anywhere",
         (),
     ),
     "a freed record is in a list and says it is the freer's": (
-        pool, "sweep", [("base not in free and", "")], pools, "test_flush_cut_anywhere", (4,)
+        pool,
+        "sweep",
+        [("base not in free and", "")],
+        pools,
+        "test_flush_cut_anywhere",
+        (4,),
     ),
 }
 

@@ -25,7 +25,9 @@ def account(machine, pools, live):
 @pytest.mark.parametrize("which", [L.POOL_G, L.POOL_OBJECT, SMALL, SMALL + 6])
 def test_take_cut_anywhere(which):
     """A first take grows the pool, carves a batch and takes one: cut anywhere, nothing is lost."""
-    for machine, _state, _n, died in cuts(lambda machine: None, lambda machine, _: pool.take(machine.threads[0], which)):
+    for machine, _state, _n, died in cuts(
+        lambda machine: None, lambda machine, _: pool.take(machine.threads[0], which)
+    ):
         account(machine, [which], set() if died else set(live_of(machine, which)) - of_dead(machine, which))
 
 
@@ -76,7 +78,9 @@ def test_growth_cut_anywhere():
             pool.take(machine.threads[0], L.POOL_G)
 
     steps = 0
-    for machine, _state, n, died in cuts(lambda machine: None, lambda machine, s: pool._grow(machine.threads[0], L.POOL_G)):
+    for machine, _state, n, died in cuts(
+        lambda machine: None, lambda machine, s: pool._grow(machine.threads[0], L.POOL_G)
+    ):
         w = machine.words
         count = w[L.EXTENTS + L.EXTENTS_COUNT]
         assert count in (0, 1)
@@ -150,7 +154,9 @@ def test_large_blocks_cut_anywhere():
         pool.sweep(machine.words, which, 1, set())
         assert pool.free_records(machine.words, which) == [base]
 
-    for machine, _base, n, died in cuts(lambda machine: None, lambda machine, _: pool.take_block(machine.threads[0], n_bytes)):
+    for machine, _base, n, died in cuts(
+        lambda machine: None, lambda machine, _: pool.take_block(machine.threads[0], n_bytes)
+    ):
         w = machine.words
         known = pool.records(w, which)
         assert not pool.free_records(w, which) and len(known) <= 1, n

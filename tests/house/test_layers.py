@@ -90,7 +90,9 @@ def test_imports_go_down(path):
         top = name.split(".")[0]
         for banned in forbidden:
             assert name != banned and not name.startswith(banned + "."), f"{path.name} imports {name}: {why}"
-        assert top not in TOOLS_ONLY or package == "tools", f"{path.name} imports {top}: only tools may, workers never do"
+        assert top not in TOOLS_ONLY or package == "tools", (
+            f"{path.name} imports {top}: only tools may, workers never do"
+        )
         if top != "mproc_go" or name.count(".") < 1:
             continue
         target = name.split(".")[1]
@@ -134,7 +136,9 @@ def test_no_file_speaks_of_a_machine():
     named = [
         name
         for name in listed.stdout.split()
-        if (REPO / name).is_file() and path.search((REPO / name).read_text(errors="ignore")) and "test_layers" not in name
+        if (REPO / name).is_file()
+        and path.search((REPO / name).read_text(errors="ignore"))
+        and "test_layers" not in name
     ]
     assert not named
 

@@ -16,7 +16,7 @@ from mproc_go.shm.doors import Doors, create_all, door_name, unlink_all
 from mproc_go.shm.segment import Segment
 
 WORKERS = 4
-KILLS = 150  # every second one of two workers at once
+KILLS = 80  # every second one of two workers at once
 NUMBERS = (L.L_SCHED, L.L_OBJECTS)  # the second is also taken inside the first
 
 # Words of the test, behind the tables. One set a lock.
@@ -140,7 +140,7 @@ def pen():
 
 
 def test_killed_at_random(pen, seed):
-    """Some hundred kills of real processes: after each, every lock goes on being taken by the living."""
+    """A hundred and more kills of real processes: after each, every lock goes on being taken by the living."""
     rnd = random.Random(seed)
     w = pen.w
     for slot in range(1, WORKERS + 1):
