@@ -20,6 +20,7 @@ from mproc_go.shm.layout import (
     CODES_ENTRY,
     G_CODE,
     G_COUNTED,
+    G_DECIDE,
     G_GOID,
     G_HAS_KWARGS,
     G_INLINE_BYTES,
@@ -196,9 +197,11 @@ def spawn(
         process.refs.adopt(w, g, 2)  # the handle, and the goroutine itself until it ends
     else:
         w[g + R_REFS] = 1
-    w[g + G_STATUS] = _RUNNABLE
     base = m.base
-    w[base + M_SPAWNED] += 1
+    spawned = w[base + M_SPAWNED] + 1
+    w[g + G_DECIDE] = spawned  # no decision before it starts: tells the reaper whether it was counted
+    w[g + G_STATUS] = _RUNNABLE
+    w[base + M_SPAWNED] = spawned
     p = w[base + M_P] - 1
     if p < 0 or not runq.put(m, p, g):
         gs = [g] if p < 0 else [*runq.grab(m, p), g]

@@ -503,7 +503,8 @@ class WorkerM(M):
     def finish(self, g: int, status: int, result: Any) -> None:
         """End a goroutine: store its result for whoever holds its handle, wake them, free it if nobody does.
 
-        Crash: the result is written before the status, which publishes it; waiters are decided after it.
+        Crash: the result is written before the status, which publishes it; waiters are decided after it, and the
+        reaper completes the counts (_complete_end).
         """
         w = self.w
         if w[self.ph]:
@@ -538,17 +539,20 @@ class WorkerM(M):
         lock = self.locks[object_lock(g)]
         self.enter(lock)
         message.put(w, self.mem, g + G_MSG, hdr, body)
+        refs = w[g + R_REFS] - 1
+        finished = w[self.base + M_FINISHED] + 1
+        w[g + G_DECIDE] = finished << 32 | refs  # it never waits again: redo record of the two stores below
         w[g + G_STATUS] = status  # publishes
         woken = waitq.decide_all(w, g + G_JOINQ, OUT_OK | self.slot << 32)
-        refs = w[g + R_REFS] - 1
         w[g + R_REFS] = refs
+        w[self.base + M_FINISHED] = finished
         self.leave(lock)
-        w[self.base + M_FINISHED] += 1
         for waiter in woken:
             self.ready(waiter)
         if kept:
             free_retry_record(self, kept)
-        if exc is not None and not held:
+        # Nobody held it, or whoever did let go while we were storing the result.
+        if exc is not None and (not held or not refs):
             panics.panic(self, g, exc, text)
         if not refs:
             message.discard(self, hdr, body)

@@ -200,6 +200,7 @@ G_GOID: Final = 9
 G_M: Final = 10  # slot that runs it, 0 before it starts; writer: that M
 # Decision: 0 while it waits; one store by the winner ends the wait: outcome | case << 8 | winner's slot << 32.
 # Writer: the G clears it before it enqueues; a waker sets it under the lock of the object waited for.
+# Before it starts: M_SPAWNED of its maker once that counts it. Once it ended: M_FINISHED << 32 | R_REFS, then (reaper).
 G_DECIDE: Final = 11
 G_CODE: Final = 12  # code id << 8 | flags below
 G_JOINQ: Final = 13  # who waits for its result: head, tail; guard: the object lock

@@ -37,6 +37,7 @@ from mproc_go.shm.layout import (
     G_JOINQ,
     G_M,
     G_MSG,
+    G_PARENT,
     G_RETRY,
     G_RETRY_RECORD,
     G_STATUS,
@@ -57,6 +58,7 @@ from mproc_go.shm.layout import (
     M_KIND,
     M_P,
     M_PHASE_LEVELS,
+    M_SPAWNED,
     M_SPINNING,
     MAX_PS,
     N_OBJECT_LOCKS,
@@ -86,6 +88,7 @@ from mproc_go.shm.layout import (
 from mproc_go.supervisor.thread import SupervisorThread
 
 _PAUSE_S = 20e-6
+_REFS_MASK = (1 << 32) - 1
 
 
 class Reaper:
@@ -101,6 +104,7 @@ class Reaper:
         self.doors = doors
         self.dead: set[int] = set()
         self._collect = collect
+        self._woken: list[int] = []  # to be delivered at the end of the burial
         t.while_busy = self._free_locks
 
     # ------------------------------------------------------------ the keeper of doors (shm/lock.py)
@@ -148,8 +152,15 @@ class Reaper:
                     waitq.repair(w, g + G_JOINQ)
                     if w[g + G_STATUS] & states.STATUS_MASK >= states.DONE:
                         self._woken += waitq.decide_all(w, g + G_JOINQ, OUT_OK)
+                        self._complete_end(g)
 
-    _woken: list[int]
+    def _complete_end(self, g: int) -> None:
+        """Count the end of `g`, if its worker died between its status and that. Twin: runtime/worker.py finish."""
+        w = self.t.w
+        slot, record = w[g + G_M], w[g + G_DECIDE]
+        if slot in self.dead and record >> 32 == w[slot_base(slot) + M_FINISHED] + 1:
+            w[g + R_REFS] = record & _REFS_MASK
+            w[slot_base(slot) + M_FINISHED] = record >> 32
 
     # ------------------------------------------------------------ burial
     def bury(self, slot: int, os_pid: int, how: str) -> None:
@@ -161,6 +172,7 @@ class Reaper:
         w[slot_base(slot) + M_P], p = 0, w[slot_base(slot) + M_P]
         w[slot_base(slot) + M_SPINNING] = 0
         self._free_locks()
+        self._count(gone)
         self._leave_queues(gone)
         self._end_goroutines(gone, f"worker {os_pid} (M{slot}) {how}")
         self._requeue(gone)
@@ -180,6 +192,28 @@ class Reaper:
             w[base + M_KIND] = KIND_FREE
             self.dead.discard(s)
         self._kick()
+
+    def _count(self, gone: list[int]) -> None:
+        """Count the goroutine that the dead one had just made; free the one that it had just ended and nobody holds.
+
+        Twin: runtime/spawn.py spawn, runtime/worker.py finish.
+        """
+        w = self.t.w
+        live = self._live(POOL_G)
+        theirs = {w[g + G_GOID] for g in live if w[g + G_M] in gone}
+        for g in live:
+            status, slot, record = w[g + G_STATUS] & states.STATUS_MASK, w[g + R_HEAD] >> 8, w[g + G_DECIDE]
+            if status == states.RUNNABLE and not w[g + G_M] and slot in gone:
+                # Made by a goroutine of the dead: else the number is another slot's count.
+                if record == w[slot_base(slot) + M_SPAWNED] + 1 and w[g + G_PARENT] in theirs:
+                    w[slot_base(slot) + M_SPAWNED] = record
+            elif status >= states.DONE and w[g + G_M] in gone and not w[g + R_REFS]:
+                # Records of the living are in this state too, while they free them; but not by the dead's last end.
+                last = w[slot_base(w[g + G_M]) + M_FINISHED] << 32
+                if not record or record != last:
+                    continue
+                w[g + G_MSG] = 0  # it may have been freed already
+                self._orphan(g | 1)
 
     def _leave_queues(self, gone: list[int]) -> None:
         w = self.t.w
@@ -257,7 +291,7 @@ class Reaper:
         w[record] -= 1
         w[g + G_MSG] = w[record + 1]
         w[g + G_MSG + 1] = w[record + 2]
-        w[g + G_M] = 0
+        w[g + G_M] = w[g + G_DECIDE] = 0
         w[g + G_STATUS] = states.RUNNABLE
         w[g + R_HEAD] = t.live
         runq.put_global(t, [g])

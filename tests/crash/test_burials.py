@@ -185,11 +185,6 @@ def test_finish(joined, result):
                     grave.handle.result()
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="M_SPAWNED and M_FINISHED are stores of their own: dead beside one, num_goroutine is off by one from then on",
-)
 @pytest.mark.parametrize("what", ["start", "end"])
 def test_goroutines_are_counted_exactly(what):
     """A death leaves the number of goroutines right."""

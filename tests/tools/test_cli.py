@@ -64,10 +64,10 @@ def test_help_lists_the_verbs_there_are(args):
     done = mproc_go(*args)
     assert (done.returncode, done.stderr) == (0, "")
     commands = done.stdout.partition("Commands:\n")[2].splitlines()
-    assert [line.split()[0] for line in commands] == ["run", "demo"]
+    assert [line.split()[0] for line in commands] == ["run", "demo", "stress"]
 
 
-@pytest.mark.parametrize("verb", ["run", "demo"])
+@pytest.mark.parametrize("verb", ["run", "demo", "stress"])
 def test_help_of_a_verb(verb):
     done = mproc_go(verb, "--help")
     assert (done.returncode, done.stderr) == (0, "")
