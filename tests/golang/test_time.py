@@ -170,6 +170,7 @@ def test_after_stop():
 
 
 @pytest.mark.parametrize("after_", [lambda s: after(s), lambda s: Timer(s).c], ids=["After", "NewTimer"])
+@pytest.mark.slow
 def test_after_queuing(after_):
     """TestAfterQueuing: whatever order they are made in, they fire in the order of their times."""
     slots = [5, 3, 6, 6, 6, 1, 1, 2, 7, 9, 4, 8, 0]

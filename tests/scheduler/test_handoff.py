@@ -45,7 +45,6 @@ def test_goroutines_queued_behind_a_blocked_one_run(tmp_path):
     os.mkfifo(tmp_path / "fifo")
     with Runtime(1):
         bound = go(block_and_spawn, str(tmp_path / "fifo"))
-        children = bound_children = None
         until(lambda: in_state("running", 2))
         children = [go(add_one, i) for i in range(300)]
         assert [child.result(DEADLINE_S) for child in children] == list(range(1, 301))
@@ -141,6 +140,7 @@ def block_then_receive(ch):
     return ch.recv()
 
 
+@pytest.mark.slow
 def test_at_the_bound_of_ms(tmp_path):
     """All max_ms workers blocked: one clear line, no crash; what is queued runs as soon as one returns."""
     code = """
@@ -151,9 +151,9 @@ def read(path):
         return file.read()
 with Runtime(1, max_ms=2):
     blocked = [go(read, sys.argv[1] + str(i)) for i in range(2)]
+    waiting = go(int, "7")
     while stats()["handoffs"] < 2:
         time.sleep(0.002)
-    waiting = go(int, "7")
     try:
         waiting.result(0.3)
     except TimeoutError:

@@ -137,6 +137,7 @@ def test_end_of_file_and_broken_pipe(one_p):
     in_a_goroutine(body)
 
 
+@pytest.mark.slow
 def test_closed_descriptors(one_p):
     """An error at once, in a goroutine and in the main thread; one that is closed while waited for times out."""
 
