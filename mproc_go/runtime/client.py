@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import select
+import sys
 import time
 
-from mproc_go.errors import NotRunning
+from mproc_go.errors import Deadlock, NotRunning
 from mproc_go.runtime import panics
 from mproc_go.runtime.process import M, Process
 from mproc_go.sched import states, waitq
@@ -110,8 +111,20 @@ class ClientM(M):
         if self.process.over is not None:
             raise NotRunning(self.process.over)
         error = panics.fatal(self)
+        if isinstance(error, Deadlock):
+            error = Deadlock(self._with_own_stack(str(error)))
         self.process.told = True
         raise error if error is not None else NotRunning("this runtime was closed while a goroutine was using it")
+
+    def _with_own_stack(self, text: str) -> str:
+        """The supervisor's report with the stack of this thread, which it could not ask."""
+        from mproc_go.runtime import dump  # it needs this module
+
+        w = self.w
+        goid, place = w[self.g + G_GOID], f"  in process {w[self.base + M_OS_PID]} (M{self.slot})"
+        before, header, rest = text.partition(f"goroutine {goid} [")
+        state, _, rest = rest.partition("\n")
+        return before + header + state + "\n" + rest.replace(place, dump.frames_text(sys._getframe()).rstrip("\n"), 1)
 
     def leave_runtime(self) -> None:
         """The thread ends: give back its goroutine, its caches and its slot."""

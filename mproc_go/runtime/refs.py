@@ -104,7 +104,7 @@ class Refs:
         if not lock.acquire(False):
             lock.contended()
         if w[lock.gen_word] != lock.gen:
-            lock.retreat(w, ph)
+            lock = lock.renewed(w, ph)
         w[base + self.word] &= ~self.bit
         refs: int = w[base + R_REFS] - 1
         w[base + R_REFS] = refs

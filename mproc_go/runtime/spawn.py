@@ -52,6 +52,8 @@ if TYPE_CHECKING:
 _CODE_SHIFT = 8
 _RUNNABLE = states.RUNNABLE
 _RETRY_BYTES = 3 * WORD
+# What a result may take in the record of a goroutine that may run again: up to the word that says from where.
+RETRY_INLINE_BYTES = (G_RETRY_RECORD - G_MSG - 1) * WORD
 
 
 class CodeTable:
@@ -231,7 +233,7 @@ def args_of(m: M, g: int) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str
 
 
 def retry_record(m: M, g: int) -> int:
-    """What is kept to run `g` again, 0 if nothing. Read before its result is written, which may lie there."""
+    """What is kept to run `g` again, 0 if nothing."""
     w = m.w
     return w[g + G_RETRY_RECORD] if w[g + G_CODE] & G_RETRY else 0
 

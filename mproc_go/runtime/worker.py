@@ -38,7 +38,7 @@ from mproc_go.codec import wire
 from mproc_go.errors import EncodeError, bug
 from mproc_go.runtime import dump, message, panics
 from mproc_go.runtime.process import M, Process
-from mproc_go.runtime.spawn import args_of, free_retry_record, retry_record
+from mproc_go.runtime.spawn import RETRY_INLINE_BYTES, args_of, free_retry_record, retry_record
 from mproc_go.sched import idle, runq, states, waitq
 from mproc_go.shm import note
 from mproc_go.shm.layout import (
@@ -513,6 +513,9 @@ class WorkerM(M):
             sys.stderr.flush()
             os.abort()
         held = w[g + R_REFS] > 1  # nobody can make a handle of it anew once there is none
+        kept = retry_record(self, g)
+        # Its address lies behind a short result: dead before the status, it is what the goroutine runs again from.
+        inline_bytes = RETRY_INLINE_BYTES if kept else G_INLINE_BYTES
         hdr, text = 0, ""
         body: message.Body = b""
         exc: Any = None
@@ -522,7 +525,7 @@ class WorkerM(M):
         if held:
             if exc is None:
                 try:
-                    hdr, body = message.pack(self, result, G_INLINE_BYTES)
+                    hdr, body = message.pack(self, result, inline_bytes)
                 except BaseException as error:
                     exc, status = error, states.FAILED
                     if isinstance(error, EncodeError):
@@ -530,10 +533,9 @@ class WorkerM(M):
                     else:
                         text = panics.traceback_text(error)
             if exc is not None:
-                hdr, body = message.stow(self, *wire.encode_exception(exc, text), G_INLINE_BYTES)
+                hdr, body = message.stow(self, *wire.encode_exception(exc, text), inline_bytes)
                 hdr |= HDR_EXCEPTION
         result = None
-        kept = retry_record(self, g)
         del self.fibers[g]
         w[self.base + M_RESIDENT] = len(self.fibers)
         lock = self.locks[object_lock(g)]

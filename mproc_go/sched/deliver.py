@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mproc_go.shm import note
-from mproc_go.shm.layout import G_M, KIND_WORKER, M_ATTENTION, M_INBOX, M_KIND, R_LINK, inbox_lock, slot_base
+from mproc_go.shm.layout import G_M, M_ATTENTION, M_INBOX, M_KIND, R_LINK, WITH_INBOX, inbox_lock, slot_base
 
 if TYPE_CHECKING:
     from mproc_go.shm.thread import Thread
@@ -20,14 +20,14 @@ def deliver(t: Thread, g: int) -> None:
     w = t.w
     home = w[g + G_M]
     base = slot_base(home)
-    if w[base + M_KIND] == KIND_WORKER:
+    if w[base + M_KIND] in WITH_INBOX:
         lock = t.locks[inbox_lock(home)]
         ph = t.ph
         w[ph] = lock.phase
         if not lock.acquire(False):
             lock.contended()
         if w[lock.gen_word] != lock.gen:
-            lock.retreat(w, ph)
+            lock = lock.renewed(w, ph)
         w[g + R_LINK] = w[base + M_INBOX]
         w[base + M_INBOX] = g  # publishes
         lock.release()

@@ -73,9 +73,7 @@ def wake_p(t: Thread) -> None:
     if w[S_PIDLE] and not w[S_NSPINNING]:
         m = _best_idle_m(w)
         if m:
-            _assign(w, m, _lowest(w[S_PIDLE]))
-            w[slot_base(m) + M_SPINNING] = 1
-            w[S_NSPINNING] += 1
+            _hand_to_searcher(w, m)
         else:
             w[H_NEED_M] = 1  # the supervisor forks one
     t.leave(lock)
@@ -118,15 +116,17 @@ def acquire_p(t: Thread, waiting: bool = False, take: bool = True) -> bool:
         return True
     lock = t.locks[L_SCHED]
     t.enter(lock)
-    if not w[t.base + M_P]:
+    got = bool(w[t.base + M_P])
+    if not got:
         if take and w[S_PIDLE]:
             _assign(w, t.slot, _lowest(w[S_PIDLE]))
+            got = True
         else:  # one list or the other: who is on none is never woken; and who has no P does not search
             _stop_spinning(w, t.base)
             _set_bit(w, S_MIDLE, t.slot, not waiting)
             _set_bit(w, S_PWAIT, t.slot, waiting)
     t.leave(lock)
-    return bool(w[t.base + M_P])
+    return got  # even if it was taken away since: whoever has none and is on no list must not go to sleep
 
 
 def release_p(t: Thread) -> bool:
@@ -187,9 +187,7 @@ def rebalance(t: Thread) -> int:
         return 0
     m = _best_idle_m(w)
     if m:
-        _assign(w, m, _lowest(w[S_PIDLE]))
-        w[slot_base(m) + M_SPINNING] = 1
-        w[S_NSPINNING] += 1
+        _hand_to_searcher(w, m)
     return m
 
 
@@ -239,8 +237,9 @@ def resize(t: Thread, procs: int) -> tuple[int, list[int]]:
             note.wake(t, m)
     orphans: list[int] = []
     for p in range(procs, old):
-        while runq.length(w, p):
-            orphans += runq.grab(t, p)
+        # Not only while there seems to be something: the lock is what makes a put that is under way visible.
+        while taken := runq.grab(t, p):
+            orphans += taken
     return old, orphans
 
 
@@ -253,10 +252,11 @@ def start_spinning(t: Thread) -> bool:
         return False
     lock = t.locks[L_SCHED]
     t.enter(lock)
-    w[t.base + M_SPINNING] = 1
-    w[S_NSPINNING] += 1
+    if w[t.base + M_P] and not w[t.base + M_SPINNING]:  # whoever took our P meanwhile counts us out
+        w[t.base + M_SPINNING] = 1
+        w[S_NSPINNING] += 1
     t.leave(lock)
-    return True
+    return bool(w[t.base + M_SPINNING])
 
 
 def found_work(t: Thread) -> None:
@@ -294,9 +294,10 @@ def repair(w: Words, living: Iterable[int]) -> None:
             idle &= ~(1 << p)
             w[p_base(p) + P_M] = m
             w[p_base(p) + P_STATUS] = P_RUNNING
+            spinning += w[slot_base(m) + M_SPINNING]
         else:
+            w[slot_base(m) + M_SPINNING] = 0  # its waker died before it had the P
             _set_bit(w, S_MIDLE, m, True)
-        spinning += w[slot_base(m) + M_SPINNING]
     w[S_PIDLE] = idle
     w[S_NSPINNING] = spinning
 
@@ -309,6 +310,17 @@ def _assign(w: Words, m: int, p: int) -> None:
     w[p_base(p) + P_M] = m
     w[p_base(p) + P_STATUS] = P_RUNNING
     w[S_PIDLE] &= ~(1 << p)
+
+
+def _hand_to_searcher(w: Words, m: int) -> None:
+    """Hand an idle P to the sleeping `m`, which is to search. Lock: the scheduler's.
+
+    It may be awake, and see its P without the lock: it must find itself counted then, or it would count itself again,
+    or run something for long and be taken for a searcher all the while.
+    """
+    w[slot_base(m) + M_SPINNING] = 1
+    w[S_NSPINNING] += 1
+    _assign(w, m, _lowest(w[S_PIDLE]))
 
 
 def _give_up(w: Words, base: int) -> int:

@@ -58,7 +58,7 @@ def put(t: Thread, p: int, g: int) -> bool:
     if not lock.acquire(False):
         lock.contended()
     if w[lock.gen_word] != lock.gen:
-        lock.retreat(w, ph)
+        lock = lock.renewed(w, ph)
     tail = w[base + P_TAIL]
     fits: bool = tail - w[base + P_HEAD] < RUNQ and w[base + P_STATUS] != P_DEAD
     if fits:
@@ -97,7 +97,7 @@ def get(t: Thread, p: int) -> int:
     if not lock.acquire(False):
         lock.contended()
     if w[lock.gen_word] != lock.gen:
-        lock.retreat(w, ph)
+        lock = lock.renewed(w, ph)
     head = w[base + P_HEAD]
     g: int = 0
     if head != w[base + P_TAIL]:
@@ -151,7 +151,7 @@ def put_global(t: Thread, gs: list[int]) -> None:
     if not lock.acquire(False):
         lock.contended()
     if w[lock.gen_word] != lock.gen:
-        lock.retreat(w, ph)
+        lock = lock.renewed(w, ph)
     if w[S_GQ]:
         w[w[S_GQ_TAIL] + R_LINK] = first  # publishes
         w[S_GQ_TAIL] = last

@@ -39,9 +39,11 @@ ONCE_DO: Final = 25
 # The thread that fires a process's timers: with nothing to fire it keeps nobody alive, else it may yet wake somebody.
 TIMERS_IDLE: Final = 26
 TIMERS: Final = 27
+# An asyncio task in a channel operation, and the thread that wakes such tasks (chan/aio.py).
+ASYNCIO: Final = 28
 
 # Go's system goroutines: nobody's, in no report, and no panic where they are lost.
-SYSTEM: Final = (TIMERS_IDLE, TIMERS)
+SYSTEM: Final = (TIMERS_IDLE, TIMERS, ASYNCIO)
 
 # Text of each wait reason, as Go prints it.
 REASON_TEXT: Final = {
@@ -62,6 +64,7 @@ REASON_TEXT: Final = {
     ONCE_DO: "sync.Once.Do",
     TIMERS_IDLE: "timer goroutine (idle)",
     TIMERS: "timer goroutine",
+    ASYNCIO: "asyncio",
 }
 
 

@@ -50,6 +50,7 @@ class Doors:
         locks = [Lock(number, self.door) for number in range(N_LOCKS)]
         for lock in locks:
             lock.refresh(w)
+            lock.home = locks
         return locks
 
 

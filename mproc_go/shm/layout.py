@@ -12,6 +12,7 @@ single store is never torn, and every change of a structure ends in **one** stor
     .        SLOTS       one a thread that takes locks (the supervisor, workers, client threads)
     .        PS          one a P, with its run queue
     .        CODES       code table
+    .        NAMES       named channels
     .        POOLS       free lists of the record and block pools
     .        EXTENTS     which part of the segment belongs to which pool
     .        dynamic     extents of records and blocks, in the order they were reserved
@@ -82,7 +83,8 @@ LOCK_GEN: Final = 0  # generation; stored only by the supervisor (doors: shm/loc
 # Lock numbers are also the order in which several may be taken: ascending, never down.
 L_SEGMENT: Final = 0  # extents and the committed size
 L_CODES: Final = 1
-L_POOLS: Final = 2  # one a pool, the large classes share the last
+L_NAMES: Final = 2  # named channels
+L_POOLS: Final = 3  # one a pool, the large classes share the last
 N_POOL_LOCKS: Final = 16
 L_SCHED: Final = L_POOLS + N_POOL_LOCKS
 L_INBOX: Final = L_SCHED + 1  # inbox of M hashed over these
@@ -134,6 +136,8 @@ KIND_FREE: Final = 0
 KIND_SUPERVISOR: Final = 1
 KIND_WORKER: Final = 2
 KIND_CLIENT: Final = 3
+KIND_MAILBOX: Final = 4  # a client's thread that takes deliveries from its inbox, for asyncio tasks (chan/aio.py)
+WITH_INBOX: Final = (KIND_WORKER, KIND_MAILBOX)
 
 M_AWAKE: Final = 0
 M_SLEEPING: Final = 1
@@ -156,6 +160,14 @@ P_DEAD: Final = 2  # index >= gomaxprocs
 N_CODES: Final = 8192
 CODES_COUNT: Final = 0  # number of entries; publishes an entry. Read without the lock
 CODES_ENTRY: Final = 1  # one word an entry: base of the block with the function's blob; never changes once published
+
+# ---------------------------------------------------------------- named channels; guard: L_NAMES
+N_NAMES: Final = 512  # chains of blocks, by a hash of the name; a word here publishes a block, nothing is ever removed
+NM_LINK: Final = 0  # next block of the chain; offsets are from a block's payload, all constant once published
+NM_CHAN: Final = 1  # base of the channel (the name counts as one reference) ...
+NM_GEN: Final = 2  # ... and its generation
+NM_LENGTH: Final = 3  # bytes of the name ...
+NM_NAME: Final = 4  # ... which begins here
 
 # ---------------------------------------------------------------- pools
 # 0 G, 1 objects, 2 sudogs, then blocks of 2**k words at pool index k.
@@ -235,7 +247,9 @@ SG_PREV: Final = 1  # previous; hint, recomputed by repair
 SG_G: Final = 2
 SG_CASE: Final = 3  # number of the select case
 SG_SEQ: Final = 4  # a sender: tail + 1 its message was published under, once it was moved into the buffer, else 0
-SG_SELECT: Final = 5  # 1: the goroutine waits on several queues, claim under its claim lock; 2: taken out of this one
+# 1: the goroutine waits on several queues, claim under its claim lock; 2: taken out of this one; 3: nobody waits here,
+# it is a message given back to its channel (chan/ops.py)
+SG_SELECT: Final = 5
 SG_MSG: Final = 6  # 8 words: what a sender brings, or what a receiver was given
 SG_WORDS: Final = 14
 SUDOG_WORDS: Final = 16  # as a record of its own: 2 words of record header, then the sudog
@@ -353,7 +367,8 @@ def pool_record_words(pool: int) -> int:
 # ---------------------------------------------------------------- where the tables lie
 PS: Final = (SLOTS + MAX_SLOTS * SLOT_WORDS + 63) // 64 * 64
 CODES: Final = PS + MAX_PS * P_WORDS
-POOLS: Final = CODES + CODES_ENTRY + N_CODES + 7
+NAMES: Final = CODES + CODES_ENTRY + N_CODES + 7
+POOLS: Final = NAMES + N_NAMES
 EXTENTS: Final = POOLS + N_POOLS * POOL_WORDS
 DYNAMIC: Final = (EXTENTS + EXTENTS_ENTRY + N_EXTENTS * EXTENT_WORDS + PAGE_WORDS - 1) // PAGE_WORDS * PAGE_WORDS
 

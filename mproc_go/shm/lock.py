@@ -14,7 +14,7 @@ Worker (the hot paths write these lines out)::
 
     lock:    w[ph] = lk.phase                            # 1 intent, before the token
              if not lk.acquire(False): lk.contended()    # 2
-             if w[lk.gen_word] != lk.gen: retreat()      # 3 old door: give the token back, refresh, again
+             if w[lk.gen_word] != lk.gen: lk = lk.renewed(w, ph)  # 3 old door: give the token back, again
     unlock:  lk.release()                                # 4
              w[ph] = 0                                   # 5
 
@@ -61,10 +61,11 @@ class Lock:
         gen_word: index of its generation word.
         gen: generation whose door this process has in hand.
         phase: the phase word that says so.
+        home: the locks of the process, which its threads share: such a lock is never changed, but replaced there.
         acquire, release: of that door's semaphore.
     """
 
-    __slots__ = ("_open", "acquire", "gen", "gen_word", "number", "phase", "release")
+    __slots__ = ("_open", "acquire", "gen", "gen_word", "home", "number", "phase", "release")
 
     acquire: Callable[..., bool]
     release: Callable[[], None]
@@ -75,6 +76,7 @@ class Lock:
         self._open = open_door
         self.gen = -1
         self.phase = 0
+        self.home: MutableSequence[Lock] | None = None
 
     def refresh(self, w: Sequence[int]) -> None:
         """Take the door of the present generation in hand."""
@@ -103,6 +105,18 @@ class Lock:
                 self.contended()
             if w[self.gen_word] == self.gen:
                 return
+
+    def renewed(self, w: Words, ph: int) -> Lock:
+        """As :meth:`retreat`, but this lock stays as it is: other threads of the process may wait at its door, or have
+        its token, and must go on with that door. Returns: the lock that was taken. Blocks.
+        """
+        lock = type(self).__new__(type(self))
+        for name in Lock.__slots__:
+            setattr(lock, name, getattr(self, name))
+        lock.retreat(w, ph)
+        if self.home is not None and self.home[self.number].gen < lock.gen:
+            self.home[self.number] = lock
+        return lock
 
     def enter(self, w: Words, ph: int) -> None:
         """Lock. `ph` is the index of the caller's phase word for this nesting level. Blocks."""
@@ -147,6 +161,11 @@ class DoorKeeper(Protocol):
         """Let others run for a moment."""
 
 
+# Locks whose structure is being repaired, by this process. A repair may wait for a lock further up, and have deaths
+# noticed meanwhile: who died waiting at a door that is still shut must not get that door opened under the repair.
+_repairing: list[int] = []
+
+
 def recover(
     w: Words, keeper: DoorKeeper, slot_base: int, repair: Callable[[int], None], levels: int = 1, above: int = -1
 ) -> list[int]:
@@ -166,7 +185,7 @@ def recover(
         if not phase:
             continue
         number, gen = phase_lock(phase)
-        if number <= above:
+        if number <= max(above, *_repairing, -1):
             continue
         gen_word = LOCKS + number * LOCK_WORDS + LOCK_GEN
         old = keeper.door(number, gen)
@@ -186,7 +205,11 @@ def recover(
             for other_base in keeper.dead_slots():
                 repaired += recover(w, keeper, other_base, repair, levels, number)
             keeper.pause()
-        repair(number)
+        _repairing.append(number)
+        try:
+            repair(number)
+        finally:
+            _repairing.pop()
         for base in keeper.dead_slots():
             for other in range(levels):
                 if w[base + M_PHASE + other] == phase:

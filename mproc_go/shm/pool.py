@@ -94,6 +94,12 @@ def give(t: Thread, pool: int, base: int) -> None:
         flush(t, pool, len(cache) // 2)
 
 
+def give_locked(t: Thread, pool: int, base: int) -> None:
+    """As :func:`give`, but under a lock, where the cache may only grow. Blocks: never."""
+    t.w[base] = t.cached
+    t.caches[pool].append(base)
+
+
 def _refill(t: Thread, pool: int) -> int:
     w = t.w
     lock = t.locks[pool_lock(pool)]

@@ -28,6 +28,7 @@ class Thread:
         note: the semaphore this thread sleeps on.
         live, cached: heads of records it took and of records in its caches.
         caches, cache_sizes: private free records, by pool.
+        held: locks it has, by level, as they were when it took them (the hot paths keep theirs in a local variable).
     """
 
     # No __slots__: WorkerM and ClientM add the state of their loops, and reads cost the same on a small instance.
@@ -52,14 +53,23 @@ class Thread:
         self.cached = cached_head(slot)
         self.caches: list[list[int]] = [[] for _ in range(N_POOLS)]
         self.cache_sizes = CACHE_SIZES
+        self.held: dict[int, Lock] = {}
 
     def enter(self, lock: Lock, level: int = 0) -> None:
         """Take the lock; `level` is how many this thread holds already."""
-        lock.enter(self.w, self.ph + level)
+        w = self.w
+        ph = self.ph + level
+        w[ph] = lock.phase
+        if not lock.acquire(False):
+            lock.contended()
+        if w[lock.gen_word] != lock.gen:
+            lock = lock.renewed(w, ph)
+        self.held[level] = lock
 
     def leave(self, lock: Lock, level: int = 0) -> None:
         """Give the lock back."""
-        lock.leave(self.w, self.ph + level)
+        self.held[level].release()
+        self.w[self.ph + level] = 0
 
     @property
     def in_critical_section(self) -> bool:

@@ -231,11 +231,12 @@ class Supervisor:
             if self.trace_ms and time.monotonic() >= self.trace_at:
                 self.trace()
             self.collect()
-            while self.unburied:
-                self.bury(*self.unburied.pop())
+            dead, self.unburied = self.unburied, []
+            for slot, os_pid, how in dead:
+                self.bury(slot, os_pid, how)
             if not w[H_STOP]:
                 self.sysmon.tick()
-                if not busy and self.detector.look():
+                if not busy and not self.unburied and self.detector.look():
                     self.detector.report()
                     self.wake_everybody()
 
@@ -268,8 +269,9 @@ class Supervisor:
 
     def bury(self, slot: int, os_pid: int, how: str) -> None:
         """Clean up after a worker that died, and replace it."""
-        if not self.w[H_STOP]:
-            self.reaper.bury(slot, os_pid, how)
+        if not self.w[H_STOP] and not self.reaper.bury(slot, os_pid, how):
+            self.unburied.append((slot, os_pid, how))
+            return
         self.free_slots.append(slot)
         if not self.w[H_STOP] and len(self.workers) < self.w[S_GOMAXPROCS]:
             self.fork_worker()

@@ -3,12 +3,13 @@
 Steps of :meth:`Reaper.bury`, each safe to do while the living go on:
 
 1. Locks: every lock that a slot of the dead process may hold gets a new door (shm/lock.py); what was half done under it
-   is completed before the door opens.
+   is completed before the door opens. What it had just made or ended is counted.
 2. Its started goroutines leave every wait queue, so that nobody hands them anything.
-3. They end with WorkerLost, for whoever holds the handle, else as a panic; or run again, where retries are left.
-4. Goroutines it was moving between run queues are queued again: they bear its slot and are in no queue.
-5. Goroutines it decided and did not deliver are delivered.
-6. Its P, and what it counted for (searching, waiting for a P), are recomputed from the living.
+3. Goroutines it was moving between run queues are queued again: they bear its slot and are in no queue.
+4. Goroutines it decided and did not deliver are delivered.
+5. Its P, and what it counted for (searching, waiting for a P), are recomputed from the living.
+6. Its started goroutines end with WorkerLost, for whoever holds the handle, else as a panic; or run again, where
+   retries are left. Not before every delivery to one of them has arrived: it writes into their records.
 7. Its handles: its bit is cleared in every record; what then has no reference is given to a worker to free.
 8. Records in its caches go back to their pools. Everybody is woken once, to look again.
 
@@ -74,11 +75,13 @@ from mproc_go.shm.layout import (
     R_LINK,
     R_REFS,
     REC_LIVE,
+    S_DUMPER,
     S_FATAL,
     S_GOMAXPROCS,
     S_ORPHANS,
     SG_G,
     STOP_LOST,
+    WITH_INBOX,
     WORD,
     inbox_lock,
     object_lock,
@@ -115,7 +118,7 @@ class Reaper:
         return self.doors.door(number, gen)
 
     def living_slots(self) -> Iterator[int]:
-        self._collect()
+        self._notice()
         w = self.t.w
         for slot in range(w[H_SLOTS]):
             base = slot_base(slot)
@@ -128,9 +131,16 @@ class Reaper:
     def pause(self) -> None:
         time.sleep(_PAUSE_S)
 
+    def _notice(self) -> None:
+        """Learn who is dead by now: processes, and with them their helper threads, which have slots of their own."""
+        self._collect()
+        w = self.t.w
+        used = [s for s in range(w[H_SLOTS]) if w[slot_base(s) + M_KIND]]
+        self.dead |= {s for s in used if w[slot_base(s) + M_HOST] in self.dead}
+
     def _free_locks(self) -> None:
         """Free the locks of everybody who is dead by now."""
-        self._collect()
+        self._notice()
         for slot in list(self.dead):
             locks.recover(self.t.w, self, slot_base(slot), self._repair_lock, M_PHASE_LEVELS)
 
@@ -145,8 +155,9 @@ class Reaper:
             repair(w, [base for base in self._live(POOL_OBJECT) if w[base + O_KIND] == kind])
         elif L_OBJECTS <= number < L_OBJECTS + N_OBJECT_LOCKS:
             for base in self._live(POOL_OBJECT):
-                if object_lock(base) == number and w[base + O_KIND] in repairs.REPAIR:
-                    self._woken += repairs.REPAIR[w[base + O_KIND]](self.t, base)
+                kind = w[base + O_KIND]  # read once: the living free and reuse records meanwhile
+                if object_lock(base) == number and kind in repairs.REPAIR:
+                    self._woken += repairs.REPAIR[kind](self.t, base)
             for g in self._live(POOL_G):
                 if object_lock(g) == number:
                     waitq.repair(w, g + G_JOINQ)
@@ -163,35 +174,74 @@ class Reaper:
             w[slot_base(slot) + M_FINISHED] = record >> 32
 
     # ------------------------------------------------------------ burial
-    def bury(self, slot: int, os_pid: int, how: str) -> None:
-        """Clean up after the worker of `slot`, whose process is reaped. `how` it ended, for the texts."""
+    def bury(self, slot: int, os_pid: int, how: str) -> bool:
+        """Clean up after the worker of `slot`, whose process is reaped. `how` it ended, for the texts.
+
+        Returns: whether that is done; else, since a delivery to one of its goroutines is still under way, call again.
+        """
         w = self.t.w
         self._woken = []
-        self.dead |= {s for s in range(w[H_SLOTS]) if w[slot_base(s) + M_KIND] and w[slot_base(s) + M_HOST] == slot}
+        self.dead.add(slot)
+        self._notice()
         gone = sorted(self.dead & {s for s in range(w[H_SLOTS]) if w[slot_base(s) + M_HOST] == slot})
         w[slot_base(slot) + M_P], p = 0, w[slot_base(slot) + M_P]
         w[slot_base(slot) + M_SPINNING] = 0
         self._free_locks()
         self._count(gone)
-        self._leave_queues(gone)
-        self._end_goroutines(gone, f"worker {os_pid} (M{slot}) {how}")
+        self._leave_queues(slot, gone)
         self._requeue(gone)
         self._deliver_for(gone)
         self._release_p(bool(p))
+        theirs = {g for g in self._live(POOL_G) if w[g + G_M] in gone}
+        self._wake(theirs)
+        if self._delivery_under_way(theirs):
+            return False
+        self._end_goroutines(gone, f"worker {os_pid} (M{slot}) {how}")
+        if w[S_DUMPER] in gone:  # it was collecting stacks: the next may
+            w[S_DUMPER] = 0
         for kind, finish in repairs.FINISH.items():
             objects = [base for base in self._live(POOL_OBJECT) if w[base + O_KIND] == kind]
             if objects:
                 self._woken += finish(self.t, objects)
         self._drop_handles(slot)
         self._sweep_caches(gone)
-        for g in self._woken:
-            deliver(self.t, g)
+        self._wake(theirs)
         for s in gone:
             base = slot_base(s)
             w[base + M_INBOX] = 0
             w[base + M_KIND] = KIND_FREE
             self.dead.discard(s)
         self._kick()
+        return True
+
+    def _wake(self, theirs: set[int]) -> None:
+        """Deliver what we decided, but to none of the dead: they are ended, or run again elsewhere."""
+        woken, self._woken = self._woken, []
+        for g in woken:
+            if g not in theirs:
+                deliver(self.t, g)
+
+    def _delivery_under_way(self, theirs: set[int]) -> bool:
+        """Whether somebody living decided a wait of the dead and has not delivered that yet (it may be stopped).
+
+        The delivery writes into the record and the inbox: neither may be used for anything else before that. Nobody
+        can decide another wait of theirs: they are in no queue any more.
+        """
+        t, w = self.t, self.t.w
+        self._notice()
+        for g in theirs:
+            decision, home = w[g + G_DECIDE], w[g + G_M]
+            if w[g + G_STATUS] & states.STATUS_MASK != states.WAITING or not decision >> 32:
+                continue
+            if decision >> 32 in self.dead or w[slot_base(home) + M_KIND] not in WITH_INBOX:
+                continue
+            lock = t.locks[inbox_lock(home)]
+            t.enter(lock)
+            there = in_inbox(t, g, home)
+            t.leave(lock)
+            if not there:
+                return True
+        return False
 
     def _count(self, gone: list[int]) -> None:
         """Count the goroutine that the dead one had just made; free the one that it had just ended and nobody holds.
@@ -207,28 +257,36 @@ class Reaper:
                 # Made by a goroutine of the dead: else the number is another slot's count.
                 if record == w[slot_base(slot) + M_SPAWNED] + 1 and w[g + G_PARENT] in theirs:
                     w[slot_base(slot) + M_SPAWNED] = record
-            elif status >= states.DONE and w[g + G_M] in gone and not w[g + R_REFS]:
-                # Records of the living are in this state too, while they free them; but not by the dead's last end.
-                last = w[slot_base(w[g + G_M]) + M_FINISHED] << 32
-                if not record or record != last:
+            elif status >= states.DONE and slot in gone and slot == w[g + G_M] and not w[g + R_REFS] and record:
+                # The head: else it was freed, and somebody living just took it for another. The count: else somebody
+                # living is about to free it, who dropped its last handle.
+                last = w[slot_base(slot) + M_FINISHED] << 32
+                if record != last:
                     continue
                 w[g + G_MSG] = 0  # it may have been freed already
                 self._orphan(g | 1)
 
-    def _leave_queues(self, gone: list[int]) -> None:
+    def _leave_queues(self, host: int, gone: list[int]) -> None:
+        """Take dead goroutines out of the queues of what their process had handles of.
+
+        These handles count until step 7; any other record may be freed, and become something else, while we look.
+        """
         w = self.t.w
+        word, bit = R_HOLDERS + host // 64, 1 << host % 64
         for base in self._live(POOL_OBJECT):
-            for q in repairs.QUEUES.get(w[base + O_KIND], ()):
+            if not w[base + word] & bit:
+                continue
+            kind = w[base + O_KIND]
+            for q in repairs.QUEUES.get(kind, ()):
                 if w[base + q]:
                     self._purge(base, base + q, gone)
-            if w[base + O_KIND] in repairs.FORGET:
+            if kind in repairs.FORGET:
                 lock = self.t.locks[object_lock(base)]
                 self.t.enter(lock)
-                forget = repairs.FORGET[w[base + O_KIND]]
-                self._woken += forget(w, base, lambda g: w[g + G_M] in gone, self.t.slot)
+                self._woken += repairs.FORGET[kind](w, base, lambda g: w[g + G_M] in gone, self.t.slot)
                 self.t.leave(lock)
         for g in self._live(POOL_G):
-            if w[g + G_STATUS] & states.STATUS_MASK <= states.WAITING and w[g + G_JOINQ]:
+            if w[g + word] & bit and w[g + G_STATUS] & states.STATUS_MASK <= states.WAITING and w[g + G_JOINQ]:
                 self._purge(g, g + G_JOINQ, gone)
 
     def _purge(self, base: int, q: int, gone: list[int]) -> None:
@@ -252,7 +310,7 @@ class Reaper:
             ):
                 continue
             if states.is_system(w[g + G_STATUS]):  # of ours, and counted as ended when it began
-                w[g + G_MSG] = 0
+                w[g + G_MSG] = w[g + G_DECIDE] = 0
                 w[g + G_STATUS] = states.DONE
                 self._orphan(g | 1)
                 continue
@@ -268,6 +326,7 @@ class Reaper:
             held = w[g + R_REFS] > 1
             w[g + G_MSG] = len(data) | HDR_LOST | HDR_SPILLED
             w[g + G_MSG + 1] = block
+            w[g + G_DECIDE] = 0  # or its last decision would be taken for the redo record of its end
             w[g + G_STATUS] = states.FAILED  # publishes
             self._woken += waitq.decide_all(w, g + G_JOINQ, OUT_OK)
             w[g + R_REFS] -= 1
@@ -343,11 +402,12 @@ class Reaper:
         t, w = self.t, self.t.w
         for g in self._live(POOL_G):
             decision, home = w[g + G_DECIDE], w[g + G_M]
-            if not decision or decision >> 32 not in gone or home in self.dead:
+            # Also to other dead: their burial waits for it, and would take the next in this slot for who owes it.
+            if not decision or decision >> 32 not in gone or home in gone:
                 continue
             if w[g + G_STATUS] & states.STATUS_MASK != states.WAITING:
                 continue
-            if w[slot_base(home) + M_KIND] != KIND_WORKER:
+            if w[slot_base(home) + M_KIND] not in WITH_INBOX:
                 note.wake(t, home)
                 continue
             lock = t.locks[inbox_lock(home)]

@@ -84,7 +84,7 @@ class AtomicInt(SharedHandle):
         if not lock.acquire(False):
             lock.contended()
         if w[lock.gen_word] != lock.gen:
-            lock.retreat(w, ph)
+            lock = self._lock = lock.renewed(w, ph)
         v: int = w[at]
         v = (v if v <= _MAX else v - _MASK - 1) + n
         fits = _MIN <= v <= _MAX

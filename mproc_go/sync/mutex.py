@@ -100,12 +100,13 @@ class Mutex(SharedHandle):
         if not lock.acquire(False):
             lock.contended()
         if w[lock.gen_word] != lock.gen:
-            lock.retreat(w, ph)
+            lock = self._lock = lock.renewed(w, ph)
         if not w[base + MX_LOCKED] and not w[base + MX_WOKEN] and not w[H_STOP]:
             w[base + MX_LOCKED] = 1  # publishes
             lock.release()
             w[ph] = 0
             return
+        m.held[0] = lock
         self._lock_slow(m, timeout)
 
     def _lock_slow(self, m: M, timeout: float | None) -> None:
@@ -191,7 +192,7 @@ class Mutex(SharedHandle):
         if not lock.acquire(False):
             lock.contended()
         if w[lock.gen_word] != lock.gen:
-            lock.retreat(w, ph)
+            lock = self._lock = lock.renewed(w, ph)
         if not w[base + MX_WAITQ] and w[base + MX_LOCKED]:
             w[base + MX_LOCKED] = 0  # publishes
             lock.release()

@@ -127,6 +127,35 @@ def test_workers_load_no_tools():
     assert out.stdout.strip() == ""
 
 
+def test_the_supervisor_loads_nothing_of_the_users():
+    """It outlives what users do because it has none of it: no greenlet, no codec, no runtime, no pickle of theirs."""
+    code = (
+        "import sys, mproc_go.supervisor.main; "
+        "print(*sorted(m for m in sys.modules if m.startswith(('mproc_go.codec', 'mproc_go.runtime', 'mproc_go.chan',"
+        " 'mproc_go.sync', 'mproc_go.lib')) or m.split('.')[0] in ('greenlet', 'cloudpickle', 'pickle')))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPO)
+    assert out.stdout.strip() == ""
+
+
+def test_names_are_typed_as_they_are_loaded():
+    """What type checkers see of mproc_go is what ``__all__`` promises, from the same homes."""
+    typed = {}
+    for node in ast.walk(ast.parse((ROOT / "__init__.py").read_text())):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            for line in node.body:
+                assert isinstance(line, ast.ImportFrom), ast.unparse(line)
+                typed.update({alias.asname: line.module for alias in line.names})
+    assert typed == mproc_go._HOME
+
+
+@pytest.mark.parametrize("package", sorted(path.parent.name for path in ROOT.glob("*/__init__.py")))
+def test_every_package_says_what_it_may_import(package):
+    """And what it may never do: the rules this file holds the imports against are written where one works."""
+    text = ast.get_docstring(ast.parse((ROOT / package / "__init__.py").read_text()))
+    assert "May import" in text and "May never" in text
+
+
 def test_no_file_speaks_of_a_machine():
     """No path of somebody's machine in what is shipped."""
     listed = subprocess.run(["git", "ls-files"], capture_output=True, text=True, cwd=REPO)
@@ -150,7 +179,8 @@ def test_layout_constants_fit_together():
     assert layout.LOCKS + layout.N_LOCKS * layout.LOCK_WORDS <= layout.SLOTS
     assert layout.SLOTS + layout.MAX_SLOTS * layout.SLOT_WORDS <= layout.PS
     assert layout.PS + layout.MAX_PS * layout.P_WORDS <= layout.CODES
-    assert layout.CODES + layout.CODES_ENTRY + layout.N_CODES <= layout.POOLS
+    assert layout.CODES + layout.CODES_ENTRY + layout.N_CODES <= layout.NAMES
+    assert layout.NAMES + layout.N_NAMES <= layout.POOLS
     assert layout.POOLS + layout.N_POOLS * layout.POOL_WORDS <= layout.EXTENTS
     assert layout.EXTENTS + layout.EXTENTS_ENTRY + layout.N_EXTENTS * layout.EXTENT_WORDS <= layout.DYNAMIC
     assert layout.G_SUDOG + layout.SG_WORDS <= layout.G_WAITS_FOR

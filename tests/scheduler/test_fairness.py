@@ -51,7 +51,9 @@ def test_uneven_work_of_one_spawner_runs_on_all_ps():
         pids = go(spawn_uneven).result(DEADLINE_S)
         assert len(set(pids)) == 2
         assert len(pids) == 150
-        assert stats()["steals"] + stats()["runqueue"] >= 0
+        figures = stats()
+        assert figures["steals"] > 0  # the spawner queues at its own P: the other M has what it took from there
+        assert figures["spawned"] - figures["finished"] == 1
 
 
 def spawn_uneven():
