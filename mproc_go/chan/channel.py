@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Generic, TypeVar
 
-from mproc_go.chan import ops
+from mproc_go.chan import names, ops
 from mproc_go.chan.end import NOT_PLAIN
 from mproc_go.chan.receiving import Receiving
 from mproc_go.chan.sending import Sending
@@ -29,6 +29,7 @@ from mproc_go.shm.layout import (
     O_KIND,
     POOL_OBJECT,
     R_GEN,
+    SG_SELECT,
     SLOT_MSG_WORDS,
     WORD,
 )
@@ -68,10 +69,13 @@ class Chan(Sending[T], Receiving[T], Generic[T]):
 
     Args:
         capacity: messages it buffers; 0 makes every send wait for its receiver.
+        name: the channel of this name in the whole runtime, made where there is none. It stays, with what is in it,
+            until the runtime ends.
 
     Raises:
-        TypeError: the capacity is not an integer.
-        ValueError: it is negative, or larger than any machine could hold.
+        TypeError: the capacity is not an integer, or the name no string.
+        ValueError: the capacity is negative, or larger than any machine could hold, or not the one that the channel of
+            this name has; or the name is none.
         SharedMemoryFull: no room for the buffer.
 
     Blocks: never.     Source: Go chan.go makechan.
@@ -81,11 +85,14 @@ class Chan(Sending[T], Receiving[T], Generic[T]):
 
     KIND = KIND_CHAN
 
-    def __init__(self, capacity: int = 0) -> None:
+    def __init__(self, capacity: int = 0, *, name: str | None = None) -> None:
         if not isinstance(capacity, int) or isinstance(capacity, bool):
             raise TypeError(f"capacity of a channel is an integer, not {type(capacity).__name__}")
         if capacity < 0 or capacity > _MAX_CAPACITY:
             raise ValueError(f"makechan: size out of range: {capacity}")
+        if name is not None:
+            self._open_named(names.check(name), capacity)
+            return
         m = rt.current()
         ring = take_block(m, capacity * _SLOT_BYTES) + BLOCK_DATA if capacity else 0
         try:
@@ -100,6 +107,21 @@ class Chan(Sending[T], Receiving[T], Generic[T]):
         w[ch + CH_HEAD] = w[ch + CH_TAIL] = w[ch + CH_CLOSED] = w[ch + CH_RECVQ] = w[ch + CH_SENDQ] = 0
         w[ch + O_KIND] = KIND_CHAN  # last: whoever walks all objects now finds a whole one
 
+    def _open_named(self, name: str, capacity: int) -> None:
+        m = rt.current()
+        made: list[Chan[T]] = []  # its handle keeps it until ours is counted
+
+        def make() -> Chan[T]:
+            made.append(Chan(capacity))
+            return made[0]
+
+        base, gen = names.open_or_make(m, name, make)
+        has = m.w[base + CH_CAP]
+        if has != capacity:
+            raise ValueError(f"channel {name!r} has a capacity of {has}, not {capacity}")
+        m.process.refs.opened(m, base)
+        self._bind(m, base, gen)
+
     @property
     def sender(self) -> SendChan[T]:
         """The send-only view."""
@@ -112,8 +134,11 @@ class Chan(Sending[T], Receiving[T], Generic[T]):
 
 
 def _destroy(m: M, ch: int) -> None:
-    """Free a channel nobody can reach any more, and what is buffered in it."""
+    """Free a channel nobody can reach any more, and what is in it."""
     w = m.w
+    while w[ch + CH_SENDQ] and w[w[ch + CH_SENDQ] + SG_SELECT] == ops.GIVEN_BACK:
+        _, hdr, body, _ = ops.recv(m, ch)
+        discard(m, hdr, body)
     cap = w[ch + CH_CAP]
     for i in range(w[ch + CH_HEAD], w[ch + CH_TAIL]):
         at = w[ch + CH_RING] + i % cap * SLOT_MSG_WORDS

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from mproc_go.chan import ops
 from mproc_go.runtime.handle import SharedHandle
+from mproc_go.runtime.message import Body
 from mproc_go.runtime.process import M
 from mproc_go.shm.layout import CH_CAP, CH_CLOSED, CH_HEAD, CH_RING, CH_TAIL, HDR_HAS_HANDLES, HDR_SPILLED
+from mproc_go.shm.lock import Lock
+from mproc_go.shm.pool import give_block, take_block
 
 # A message whose payload is not simply there to be decoded.
 NOT_PLAIN = HDR_SPILLED | HDR_HAS_HANDLES
@@ -55,3 +59,18 @@ class End(SharedHandle):
         n = w[self._base + CH_TAIL] - w[self._base + CH_HEAD]
         state = "closed" if w[self._base + CH_CLOSED] else "open"
         return f"<{name} {self._base:#x} {state} len={n} capacity={self._cap}>"
+
+
+def give_back(m: M, lock: Lock, ch: int, hdr: int, body: Body) -> None:
+    """Give back a message that was received by somebody who can't have it: it is the next one again.
+
+    Blocks: for the channel's lock, which is `lock`.
+    """
+    block = take_block(m, ops.GIVEN_BACK_BYTES)
+    m.enter(lock)
+    unused, g = ops.give_back(m, ch, block, hdr, body)
+    m.leave(lock)
+    if unused:
+        give_block(m, block, ops.GIVEN_BACK_BYTES)
+    if g:
+        m.ready(g)

@@ -6,8 +6,13 @@ message goes from the sender's sudog to the receiver, or from the sender into th
 A goroutine that waits in a select stands in several queues, under several locks. Whoever wants to end its wait first
 claims it: one store of its decision word, under its claim lock. Who comes second takes its sudog out and looks further.
 
+A receiver that has its message and may not keep it (an asyncio task cancelled in that moment) gives it back. Where
+nobody waits for it, it lies at the head of the senders' queue, as a sudog in a block of its own that belongs to nobody:
+so it is the next message, whatever is buffered, and costs those a look who find somebody in that queue anyway.
+
 Invariants (Source: Go chan.go, first lines):
     CH1  head <= tail <= head + cap.
+    (Messages given back count neither as buffered nor as waiting senders; nobody waits to receive where there is one.)
     CH2  At least one of the two wait queues is empty of undecided goroutines (a select may stand in both).
     CH3  Receivers wait only while the buffer is empty, senders only while it is full.
     CH4  On a closed channel nobody waits, once the close is complete.
@@ -15,24 +20,29 @@ Invariants (Source: Go chan.go, first lines):
 Each operation has one store that publishes it; what it does after that store, :func:`repair` can complete:
 
     operation                         publishes                     after it
-    put into the buffer               CH_TAIL                       -
+    put into the buffer, also many    CH_TAIL                       -
     take from the buffer              CH_HEAD                       move the first waiting sender in
+    take many, where nobody waits     CH_HEAD                       -
     move a waiting sender in          its decision word             CH_TAIL (SG_SEQ says up to where), unlink it
     hand to a waiting receiver        its decision word             unlink it
     take from a waiting sender        its decision word             unlink it
     close                             CH_CLOSED                     CH_LIMIT, decide and unlink everybody
     wait                              the link to the sudog         the tail hint
+    give back                         the head of the senders       the backward link
+    take what was given back          the head of the senders       free its block
 
 Rejected: a redo record for the operations of several stores; the states between their stores can be told apart.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from mproc_go.runtime.message import Body, fetch, put
 from mproc_go.sched import waitq
 from mproc_go.shm.layout import (
+    BLOCK_DATA,
     CH_CAP,
     CH_CLOSED,
     CH_HEAD,
@@ -42,17 +52,23 @@ from mproc_go.shm.layout import (
     CH_SENDQ,
     CH_TAIL,
     G_DECIDE,
+    G_M,
     G_SUDOG,
+    MIN_BLOCK_ORDER,
     OUT_CLOSED,
     OUT_OK,
     SG_CASE,
     SG_G,
+    SG_LINK,
     SG_MSG,
     SG_SELECT,
     SG_SEQ,
+    SG_WORDS,
     SLOT_MSG_WORDS,
+    WORD,
     claim_lock,
 )
+from mproc_go.shm.pool import give_locked
 from mproc_go.shm.thread import Thread
 
 # What an operation came to.
@@ -63,6 +79,13 @@ MUST_WAIT = 3
 _CASE_SHIFT = 8
 _CASE_MASK = 0xFFFFFF
 _SLOT_SHIFT = 32
+
+# SG_SELECT of a message that was given back, and the bytes of the block its sudog lies in.
+GIVEN_BACK = 3
+GIVEN_BACK_BYTES = SG_WORDS * WORD
+# Its "goroutine" is that many words before the sudog: undecided, and of no M (two words of the sudog, which are 0).
+_NOBODY = SG_CASE - G_M
+assert SG_SEQ - G_DECIDE == _NOBODY
 
 
 def decide(t: Thread, s: int, outcome: int, level: int) -> bool:
@@ -86,10 +109,21 @@ def decide(t: Thread, s: int, outcome: int, level: int) -> bool:
 
 
 def pop(w: Any, q: int, s: int) -> None:
-    """Unlink the first sudog. Lock: the channel's."""
+    """Unlink the first sudog, but for what was given back. Lock: the channel's."""
     if w[s + SG_SELECT]:
         w[s + SG_SELECT] = waitq.OUT  # so that its goroutine does not unlink it again
-    waitq.pop(w, q, s)
+    if w[q] == s:
+        waitq.pop(w, q, s)
+    else:
+        waitq.remove(w, q, s)
+
+
+def first(w: Any, q: int) -> int:
+    """The sudog that has waited longest in the queue, 0 if there is none. Lock: the channel's."""
+    s: int = w[q]
+    while s and w[s + SG_SELECT] == GIVEN_BACK:
+        s = w[s + SG_LINK]
+    return s
 
 
 def send(t: Thread, ch: int, hdr: int, body: Body, level: int = 1) -> tuple[int, int]:
@@ -126,12 +160,17 @@ def recv(t: Thread, ch: int, level: int = 1) -> tuple[int, int, Body, int]:
     Lock: the channel's, `level` in all.     Blocks: as decide.     Source: Go chan.go chanrecv.
     """
     w = t.w
+    s = w[ch + CH_SENDQ]
+    if s and w[s + SG_SELECT] == GIVEN_BACK:
+        hdr, body = fetch(w, t.mem, s + SG_MSG)
+        waitq.pop(w, ch + CH_SENDQ, s)  # publishes
+        give_locked(t, MIN_BLOCK_ORDER, s - BLOCK_DATA)
+        return DONE, hdr, body, 0
     head = w[ch + CH_HEAD]
     if w[ch + CH_TAIL] != head:
         hdr, body = fetch(w, t.mem, w[ch + CH_RING] + head % w[ch + CH_CAP] * SLOT_MSG_WORDS)
         w[ch + CH_HEAD] = head + 1  # publishes
-        return DONE, hdr, body, admit(t, ch, level) if w[ch + CH_SENDQ] else 0
-    s = w[ch + CH_SENDQ]
+        return DONE, hdr, body, admit(t, ch, level) if s else 0
     while s:  # unbuffered
         hdr, body = fetch(w, t.mem, s + SG_MSG)
         won = decide(t, s, OUT_OK, level)  # publishes: sent and received
@@ -143,13 +182,44 @@ def recv(t: Thread, ch: int, level: int = 1) -> tuple[int, int, Body, int]:
     return (CLOSED if w[ch + CH_CLOSED] else MUST_WAIT), 0, b"", 0
 
 
+def put_many(t: Thread, ch: int, batch: Sequence[tuple[int, Body]]) -> int:
+    """Put as many of the messages into the buffer as there is room for, if nobody waits; return how many.
+
+    Lock: the channel's.
+    """
+    w, mem = t.w, t.mem
+    if w[ch + CH_RECVQ]:
+        return 0
+    tail, cap, ring = w[ch + CH_TAIL], w[ch + CH_CAP], w[ch + CH_RING]
+    n: int = min(len(batch), w[ch + CH_LIMIT] - (tail - w[ch + CH_HEAD]))
+    if n <= 0:
+        return 0
+    for i in range(n):
+        put(w, mem, ring + (tail + i) % cap * SLOT_MSG_WORDS, *batch[i])
+    w[ch + CH_TAIL] = tail + n  # publishes
+    return n
+
+
+def take_many(t: Thread, ch: int, most: int) -> list[tuple[int, Body]]:
+    """Take what is buffered, `most` messages at the most, if no sender waits. Lock: the channel's."""
+    w, mem = t.w, t.mem
+    head = w[ch + CH_HEAD]
+    n = min(most, w[ch + CH_TAIL] - head)
+    if not n or w[ch + CH_SENDQ]:
+        return []
+    cap, ring = w[ch + CH_CAP], w[ch + CH_RING]
+    got = [fetch(w, mem, ring + i % cap * SLOT_MSG_WORDS) for i in range(head, head + n)]
+    w[ch + CH_HEAD] = head + n  # publishes
+    return got
+
+
 def admit(t: Thread, ch: int, level: int = 1) -> int:
     """Move the message of the first waiting sender into the place that became free; return the sender, or 0.
 
     Lock: the channel's, `level` in all. There is a free place.
     """
     w = t.w
-    s = w[ch + CH_SENDQ]
+    s = first(w, ch + CH_SENDQ)
     while s:
         tail = w[ch + CH_TAIL]
         hdr, body = fetch(w, t.mem, s + SG_MSG)
@@ -162,8 +232,35 @@ def admit(t: Thread, ch: int, level: int = 1) -> int:
         pop(w, ch + CH_SENDQ, s)
         if won:
             return g
-        s = w[ch + CH_SENDQ]
+        s = first(w, ch + CH_SENDQ)
     return 0
+
+
+def give_back(t: Thread, ch: int, block: int, hdr: int, body: Body) -> tuple[bool, int]:
+    """Make a message that was received, and is not wanted, the next one again, as if it had not been received.
+
+    Args:
+        block: of GIVEN_BACK_BYTES, for where nobody waits for it.
+    Returns: whether the block is still the caller's, and the goroutine to make ready or 0.
+    Lock: the channel's.     Blocks: as decide.
+    """
+    w = t.w
+    s = w[ch + CH_RECVQ]
+    while s:
+        put(w, t.mem, s + SG_MSG, hdr, body)
+        won = decide(t, s, OUT_OK, 1)  # publishes: the receiver has it
+        g = w[s + SG_G]
+        pop(w, ch + CH_RECVQ, s)
+        if won:
+            return True, g
+        s = w[ch + CH_RECVQ]
+    s = block + BLOCK_DATA
+    w[s + SG_G] = s + _NOBODY
+    w[s + SG_CASE] = w[s + SG_SEQ] = 0
+    w[s + SG_SELECT] = GIVEN_BACK
+    put(w, t.mem, s + SG_MSG, hdr, body)
+    waitq.enqueue_first(w, ch + CH_SENDQ, s)
+    return False, 0
 
 
 def wait_to_send(w: Any, mem: Any, ch: int, g: int, hdr: int, body: Body) -> None:
@@ -190,13 +287,13 @@ def dismiss(t: Thread, q: int) -> list[int]:
     """Tell everybody in the queue that the channel is closed; return whose wait that ended. Lock: the channel's."""
     w = t.w
     woken = []
-    s = w[q]
+    s = first(w, q)
     while s:
         g = w[s + SG_G]
         if decide(t, s, OUT_CLOSED, 1):
             woken.append(g)
         pop(w, q, s)
-        s = w[q]
+        s = first(w, q)
     return woken
 
 
@@ -205,7 +302,7 @@ def repair(t: Thread, ch: int) -> list[int]:
     """Complete what a dead thread began on this channel; return goroutines to make ready. Runs alone, locked."""
     w = t.w
     woken: list[int] = []
-    s = w[ch + CH_SENDQ]
+    s = first(w, ch + CH_SENDQ)
     if s and w[s + SG_SEQ] == w[ch + CH_TAIL] + 1 and won(w, s):
         w[ch + CH_TAIL] = w[s + SG_SEQ]  # its message is in the buffer already
     waitq.repair(w, ch + CH_RECVQ)
@@ -213,7 +310,7 @@ def repair(t: Thread, ch: int) -> list[int]:
     if w[ch + CH_CLOSED]:
         w[ch + CH_LIMIT] = 0
         woken += dismiss(t, ch + CH_RECVQ) + dismiss(t, ch + CH_SENDQ)
-    while w[ch + CH_SENDQ] and w[ch + CH_TAIL] - w[ch + CH_HEAD] < w[ch + CH_CAP]:
+    while first(w, ch + CH_SENDQ) and w[ch + CH_TAIL] - w[ch + CH_HEAD] < w[ch + CH_CAP]:
         woken.append(admit(t, ch))
     return [g for g in woken if g]
 
@@ -230,7 +327,8 @@ def check(w: Any, ch: int) -> None:
     assert 0 <= n <= w[ch + CH_CAP], f"CH1: {n} messages in a buffer of {w[ch + CH_CAP]}"
     for q in (CH_RECVQ, CH_SENDQ):
         waitq.check(w, ch + q)
-    receivers, senders = w[ch + CH_RECVQ], w[ch + CH_SENDQ]
+    receivers, senders = w[ch + CH_RECVQ], first(w, ch + CH_SENDQ)
+    assert not receivers or senders == w[ch + CH_SENDQ], "a receiver waits beside a message that was given back"
     if receivers and senders:
         selects = all(w[s + SG_SELECT] for q in (CH_RECVQ, CH_SENDQ) for s in waitq.sudogs(w, ch + q))
         assert selects, "CH2: receivers and senders wait at once"

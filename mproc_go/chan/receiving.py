@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from typing import Any, Generic, TypeVar
 
 from mproc_go.chan import ops
-from mproc_go.chan.end import NOT_PLAIN, End
+from mproc_go.chan.end import NOT_PLAIN, End, give_back
 from mproc_go.chan.sending import BATCH
 from mproc_go.codec import wire
 from mproc_go.errors import RECV_ON_CLOSED, ChanClosed, WouldBlock
-from mproc_go.runtime.message import Body, fetch, open_message
+from mproc_go.runtime.message import Body, copy, discard, fetch, open_message
 from mproc_go.runtime.park import park
 from mproc_go.runtime.process import M, deadline_of, seconds
 from mproc_go.sched import states, waitq
@@ -68,7 +68,7 @@ class Receiving(End, Generic[T]):
         if not lock.acquire(False):
             lock.contended()
         if w[lock.gen_word] != lock.gen:
-            lock.retreat(w, ph)
+            lock = self._lock = lock.renewed(w, ph)
         head = w[ch + CH_HEAD]
         if w[ch + CH_TAIL] != head and not w[ch + CH_SENDQ] and not w[H_STOP]:
             at = self._ring + head % self._cap * SLOT_MSG_WORDS
@@ -87,6 +87,7 @@ class Receiving(End, Generic[T]):
             w[ph] = 0
             value = wire.decode(hdr, data)
             return value
+        m.held[0] = lock
         value, ok = self._recv_slow(m, timeout)
         if not ok:
             raise ChanClosed(RECV_ON_CLOSED)
@@ -123,10 +124,14 @@ class Receiving(End, Generic[T]):
             me = m.g
             w[me + G_DECIDE] = 0
             waitq.enqueue(w, ch + CH_RECVQ, me + G_SUDOG)
-            lock.release()
-            w[m.ph] = 0
+            m.leave(lock)
             deadline = None if timeout is None else deadline_of(timeout)
-            decision = park(m, lock, ch + CH_RECVQ, states.CHAN_RECEIVE, deadline)
+            try:
+                decision = park(m, lock, ch + CH_RECVQ, states.CHAN_RECEIVE, deadline)
+            except BaseException:
+                if w[me + G_DECIDE] & OUT_MASK == OUT_OK:  # Ctrl-C in the moment it came
+                    give_back(m, lock, ch, *fetch(w, m.mem, me + G_SUDOG + SG_MSG))
+                raise
             if decision & OUT_MASK != OUT_OK:
                 if decision:
                     return None, False
@@ -135,8 +140,7 @@ class Receiving(End, Generic[T]):
             if hdr & NOT_PLAIN:
                 return open_message(m, hdr, body), True
             return wire.decode(hdr, body), True  # type: ignore[arg-type]
-        lock.release()
-        w[m.ph] = 0
+        m.leave(lock)
         if g:
             m.ready(g)
         if outcome == ops.DONE:
@@ -165,13 +169,16 @@ class Receiving(End, Generic[T]):
         if n < 1:
             raise ValueError(f"recv_many takes one message at least, not {n}")
         m = self._m()
+        values: list[Any] = []
         got = self._take(m, n)
         if not got:
             value, ok = self.recv_ok()
             if not ok:
                 return []
-            return [value, *self._decode(m, self._take(m, n - 1))]
-        return self._decode(m, got)
+            values.append(value)
+            got = self._take(m, n - 1)
+        self._open_all(m, got, values)
+        return values
 
     def _take(self, m: M, n: int) -> list[tuple[int, Body]]:
         """Take what is there, `n` at the most, unopened."""
@@ -179,28 +186,44 @@ class Receiving(End, Generic[T]):
         while len(got) < n:
             woken = []
             want = min(BATCH, n - len(got))
-            taken = 0
             m.enter(self._lock)
-            while taken < want:
+            batch = ops.take_many(m, self._base, want)
+            while len(batch) < want:
                 outcome, hdr, body, g = ops.recv(m, self._base)
                 if outcome != ops.DONE:
                     break
-                got.append((hdr, body))
-                taken += 1
+                batch.append((hdr, body))
                 if g:
                     woken.append(g)
             m.leave(self._lock)
             for g in woken:
                 m.ready(g)
-            if taken < want:
+            got += batch
+            if len(batch) < want:
                 break
         if m.w[H_STOP]:
             m.interrupted()
         return got
 
-    @staticmethod
-    def _decode(m: M, messages: list[tuple[int, Body]]) -> list[Any]:
-        return [open_message(m, hdr, body) for hdr, body in messages]
+    def _open_all(self, m: M, messages: list[tuple[int, Body]], values: list[Any]) -> None:
+        """Decode what was taken. At a message that fails, give back the rest: it is the first one next time."""
+        opened = 0
+        try:
+            for hdr, body in messages:
+                if hdr & NOT_PLAIN:
+                    values.append(copy(m, hdr, body))
+                    discard(m, hdr, body)
+                else:
+                    values.append(wire.decode(hdr, body))  # type: ignore[arg-type]
+                opened += 1
+        except BaseException as error:
+            if not values:
+                discard(m, *messages[opened])
+                opened += 1
+            for hdr, body in reversed(messages[opened:]):
+                give_back(m, self._lock, self._base, hdr, body)
+            if not values or not isinstance(error, Exception):
+                raise
 
     def __iter__(self) -> Iterator[T]:
         """Receive until the channel is closed and drained."""

@@ -13,11 +13,11 @@ Source: Go select.go selectgo.
 
 from __future__ import annotations
 
-import random
+from random import random
 from typing import Any, Final, NamedTuple
 
 from mproc_go.chan import ops
-from mproc_go.chan.end import End
+from mproc_go.chan.end import End, give_back
 from mproc_go.chan.receiving import Receiving
 from mproc_go.chan.sending import Sending
 from mproc_go.codec import wire
@@ -33,6 +33,7 @@ from mproc_go.shm.layout import (
     H_STOP,
     OUT_CLOSED,
     OUT_MASK,
+    OUT_OK,
     POOL_SUDOG,
     SG_CASE,
     SG_G,
@@ -81,12 +82,13 @@ class Selected(NamedTuple):
 class _Case:
     """One channel operation of a select."""
 
-    __slots__ = ("body", "ch", "hdr", "index", "lock", "queue", "sudog")
+    __slots__ = ("body", "ch", "hdr", "index", "lock", "queue", "sudog", "tls")
 
     def __init__(self, index: int, end: End, queue: int) -> None:
         self.index = index
         self.ch = end._base
         self.lock = end._lock
+        self.tls = end._tls
         self.queue = end._base + queue
         self.hdr = 0
         self.body: Body = b""
@@ -147,7 +149,7 @@ def _parse(m: M, cases: tuple[Any, ...]) -> tuple[list[_Case], int]:
                 raise TypeError(
                     f"select: case {index} is {_brief(case)}; a case is ch.recv, (ch.send, value), default or None"
                 )
-            if channels and channels[-1].lock is not m.locks[channels[-1].lock.number]:
+            if channels and channels[-1].tls is not m.process.tls:
                 rt.owner(None)  # a channel of a runtime that is over
     except BaseException:
         for parsed in channels:
@@ -167,11 +169,11 @@ def _select(m: M, channels: list[_Case], fallback: int, timeout: float | None) -
         m.interrupted()
     wait = fallback < 0 and (timeout is None or timeout > 0)
     locks = [m.locks[number] for number in sorted({case.lock.number for case in channels})]
-    random.shuffle(channels)
-    if wait:
-        for case in channels:
-            case.sudog = take(m, POOL_SUDOG) + SUDOG_BODY
+    _shuffle(channels)
     try:
+        if wait:
+            for case in channels:
+                case.sudog = take(m, POOL_SUDOG) + SUDOG_BODY
         _enter(m, locks)
         for case in channels:
             woken, found = _try(m, case, len(locks))
@@ -192,8 +194,7 @@ def _select(m: M, channels: list[_Case], fallback: int, timeout: float | None) -
         decision = _park(m, channels, locks, deadline_of(timeout))
         if not decision:
             raise TimeoutError(f"select: nothing was ready within {timeout} s")
-        index = decision >> 8 & 0xFFFFFF
-        chosen = next(case for case in channels if case.index == index)
+        chosen = _chosen(channels, decision)
         if decision & OUT_MASK == OUT_CLOSED:
             return _finish(m, chosen, ops.CLOSED, 0, b"")
         if chosen.hdr:
@@ -203,6 +204,18 @@ def _select(m: M, channels: list[_Case], fallback: int, timeout: float | None) -
         for case in channels:
             if case.sudog:
                 give(m, POOL_SUDOG, case.sudog - SUDOG_BODY)
+
+
+def _shuffle(cases: list[_Case]) -> None:
+    # random.shuffle takes four times as long, since it is exact also for more cases than there are atoms.
+    for i in range(len(cases) - 1, 0, -1):
+        j = int(random() * (i + 1))
+        cases[i], cases[j] = cases[j], cases[i]
+
+
+def _chosen(channels: list[_Case], decision: int) -> _Case:
+    index = decision >> 8 & 0xFFFFFF
+    return next(case for case in channels if case.index == index)
 
 
 def _enter(m: M, locks: list[Lock]) -> None:
@@ -252,7 +265,13 @@ def _park(m: M, channels: list[_Case], locks: list[Lock], deadline: float | None
     try:
         decision = m.park(states.SELECT if channels else states.SELECT_NO_CASES, deadline)
     except BaseException:
-        _withdraw(m, channels, locks)
+        decision = _withdraw(m, channels, locks)
+        if decision & OUT_MASK == OUT_OK:  # Ctrl-C in the moment a case was done
+            case = _chosen(channels, decision)
+            if case.hdr:
+                case.queue = 0
+            else:
+                give_back(m, case.lock, case.ch, *fetch(m.w, m.mem, case.sudog + SG_MSG))
         raise
     late = _withdraw(m, channels, locks)
     if not decision and late:

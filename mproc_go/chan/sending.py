@@ -6,7 +6,8 @@ else is in ops.py.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from itertools import islice
 from typing import Generic, TypeVar
 
 from mproc_go.chan import ops
@@ -23,6 +24,7 @@ from mproc_go.shm.layout import (
     CH_RECVQ,
     CH_SENDQ,
     CH_TAIL,
+    G_DECIDE,
     H_STOP,
     HDR_HAS_HANDLES,
     HDR_SPILLED,
@@ -76,7 +78,7 @@ class Sending(End, Generic[T]):
         if not lock.acquire(False):
             lock.contended()
         if w[lock.gen_word] != lock.gen:
-            lock.retreat(w, ph)
+            lock = self._lock = lock.renewed(w, ph)
         tail = w[ch + CH_TAIL]
         if tail - w[ch + CH_HEAD] < w[ch + CH_LIMIT] and not w[ch + CH_RECVQ] and not w[H_STOP]:
             at = self._ring + tail % self._cap * SLOT_MSG_WORDS
@@ -90,6 +92,7 @@ class Sending(End, Generic[T]):
             lock.release()
             w[ph] = 0
             return
+        m.held[0] = lock
         self._send_slow(m, hdr, body, timeout)
 
     def _send_slow(self, m: M, hdr: int, body: Body, timeout: float | None) -> None:
@@ -97,8 +100,7 @@ class Sending(End, Generic[T]):
         w, ch, lock = m.w, self._base, self._lock
         outcome, g = ops.send(m, ch, hdr, body)
         if outcome == ops.DONE:
-            lock.release()
-            w[m.ph] = 0
+            m.leave(lock)
             if g:
                 m.ready(g)
             if w[H_STOP]:
@@ -106,10 +108,14 @@ class Sending(End, Generic[T]):
             return
         if outcome == ops.MUST_WAIT and (timeout is None or timeout > 0):
             ops.wait_to_send(w, m.mem, ch, m.begin_wait(), hdr, body)
-            lock.release()
-            w[m.ph] = 0
+            m.leave(lock)
             deadline = None if timeout is None else deadline_of(timeout)
-            decision = park(m, lock, ch + CH_SENDQ, states.CHAN_SEND, deadline)
+            try:
+                decision = park(m, lock, ch + CH_SENDQ, states.CHAN_SEND, deadline)
+            except BaseException:
+                if not w[m.g + G_DECIDE]:
+                    discard(m, hdr, body)
+                raise
             if decision & OUT_MASK == OUT_OK:
                 return
             discard(m, hdr, body)
@@ -139,40 +145,51 @@ class Sending(End, Generic[T]):
     def send_many(self, iterable: Iterable[T]) -> None:
         """Send everything the iterable gives, in order; others may send in between. Blocks the goroutine while full.
 
-        Many messages are put under one lock: it fills the buffer before it blocks.
+        Many messages are put under one lock, if they are all there already (a list, a range ...): it fills the buffer
+        before it blocks. What comes out of a generator may be long in coming, so each is sent as it comes.
 
         Raises:
             ChanClosed: the channel was closed; what was put before that stays.
             EncodeError: a value can't travel; what came before it was sent.
             SharedMemoryFull: no room for a long message.
         """
-        m = self._m()
-        batch: list[tuple[int, Body]] = []
-        try:
+        if not isinstance(iterable, Collection):
             for v in iterable:
-                hdr, data = wire.encode(v)
-                batch.append(stow(m, hdr, data))
-                if len(batch) >= BATCH:
-                    self._put_batch(m, batch)
-            self._put_batch(m, batch)
-        except BaseException as error:
-            if not isinstance(error, ChanClosed):
-                self._put_batch(m, batch)  # an encode error of a later one: these were ours to send
-            raise
+                self.send(v)
+            return
+        m = self._m()
+        values = iter(iterable)
+        batch: list[tuple[int, Body]] = []
+        failed: Exception | None = None
+        try:
+            while failed is None:
+                try:
+                    for v in islice(values, BATCH):
+                        batch.append(stow(m, *wire.encode(v)))
+                except Exception as error:
+                    failed = error  # what came before it is sent first
+                if not batch:
+                    break
+                self._put_batch(m, batch)
         finally:
             for hdr, body in batch:
                 discard(m, hdr, body)
+        if failed is not None:
+            try:
+                raise failed
+            finally:
+                failed = None  # its traceback refers to this frame: no cycle
 
     def _put_batch(self, m: M, batch: list[tuple[int, Body]]) -> None:
         """Send the batch, taking out of it what was sent."""
         w, ch, lock = m.w, self._base, self._lock
         while batch:
             woken: list[int] = []
-            sent = 0
             m.enter(lock)
             outcome = ops.DONE
-            for hdr, body in batch:
-                outcome, g = ops.send(m, ch, hdr, body)
+            sent = ops.put_many(m, ch, batch)
+            while sent < len(batch):
+                outcome, g = ops.send(m, ch, *batch[sent])
                 if outcome != ops.DONE:
                     break
                 sent += 1

@@ -153,6 +153,88 @@ def test_recv_cut_anywhere(cap, buffered, senders, receivers, selects):
             assert got == everything[1:]
 
 
+@pytest.mark.parametrize(("cap", "buffered"), [(1, 0), (3, 0), (3, 1), (3, 2)])
+def test_putting_many_cut_anywhere(cap, buffered):
+    """All of the batch that fits is there, or nothing of it."""
+
+    def build(machine):
+        return State(machine, cap, buffered, 0, 0, start=5)
+
+    def operate(machine, state):
+        batch = [wire.encode(90 + i) for i in range(3)]
+        return ops.put_many(machine.threads[0], state.ch, batch)
+
+    fits = list(range(90, 90 + min(3, cap - buffered)))
+    for machine, state, n, died in cuts(build, operate):
+        ops.repair(machine.supervisor, state.ch)
+        ops.check(machine.words, state.ch)
+        got = drain(machine, state)
+        assert got[:buffered] == list(range(buffered))
+        assert got[buffered:] in (([], fits) if died else (fits,)), f"cut at store {n}: {got}"
+
+
+@pytest.mark.parametrize(("cap", "buffered"), [(1, 1), (3, 2), (3, 3)])
+def test_taking_many_cut_anywhere(cap, buffered):
+    """What the dead took is gone, from the front; or nothing is."""
+
+    def build(machine):
+        return State(machine, cap, buffered, 0, 0, start=2)
+
+    def operate(machine, state):
+        return ops.take_many(machine.threads[0], state.ch, 2)
+
+    for machine, state, n, died in cuts(build, operate):
+        ops.repair(machine.supervisor, state.ch)
+        ops.check(machine.words, state.ch)
+        taken = list(range(min(2, buffered), buffered))
+        got = drain(machine, state)
+        assert got in ((list(range(buffered)), taken) if died else (taken,)), f"cut at store {n}: {got}"
+
+
+@pytest.mark.parametrize("selects", [False, True], ids=["plain", "select"])
+@pytest.mark.parametrize(("cap", "buffered", "senders", "receivers"), STATES)
+def test_giving_back_cut_anywhere(cap, buffered, senders, receivers, selects):
+    """The message given back comes before all others, once, or not at all; everybody else's is untouched."""
+
+    def build(machine):
+        return State(machine, cap, buffered, senders, receivers, selects, start=2)
+
+    def operate(machine, state):
+        block = pool.take_block(machine.threads[0], ops.GIVEN_BACK_BYTES)
+        return ops.give_back(machine.threads[0], state.ch, block, *wire.encode(99))
+
+    others = list(range(buffered + senders))
+    for machine, state, n, died in cuts(build, operate):
+        ops.repair(machine.supervisor, state.ch)
+        ops.check(machine.words, state.ch)
+        got = received(machine, state) + drain(machine, state)
+        assert got in (([99, *others], others) if died else ([99, *others],)), f"cut at store {n}: {got}"
+
+
+@pytest.mark.parametrize("selects", [False, True], ids=["plain", "select"])
+@pytest.mark.parametrize(("cap", "buffered", "senders"), [(0, 0, 0), (0, 0, 1), (1, 1, 1), (3, 2, 0)])
+def test_taking_what_was_given_back_cut_anywhere(cap, buffered, senders, selects):
+    """It goes with the one who took it, and nothing else; a second one that was given back is untouched."""
+
+    def build(machine):
+        state = State(machine, cap, buffered, senders, 0, selects, start=2)
+        t = machine.threads[1]
+        for value in (98, 99):
+            block = pool.take_block(t, ops.GIVEN_BACK_BYTES)
+            ops.give_back(t, state.ch, block, *wire.encode(value))
+        return state
+
+    def operate(machine, state):
+        return ops.recv(machine.threads[0], state.ch)
+
+    others = [98, *range(buffered + senders)]
+    for machine, state, n, died in cuts(build, operate):
+        ops.repair(machine.supervisor, state.ch)
+        ops.check(machine.words, state.ch)
+        got = drain(machine, state)
+        assert got in (([99, *others], others) if died else (others,)), f"cut at store {n}: {got}"
+
+
 @pytest.mark.parametrize("selects", [False, True], ids=["plain", "select"])
 @pytest.mark.parametrize(("cap", "buffered", "senders", "receivers"), STATES)
 def test_close_cut_anywhere(cap, buffered, senders, receivers, selects):

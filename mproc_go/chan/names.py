@@ -1,0 +1,100 @@
+"""Named channels: a table in shared memory from names to channels, for processes that have no handle to begin with.
+
+A name is for ever, as long as its runtime: whoever comes later finds the channel, and what is in it, also when nobody
+has a handle of it at the moment. So entries are only ever added, and one store publishes each.
+
+Crash: who dies before its entry is published leaves a channel and a block that nobody uses until the runtime ends.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+from mproc_go.runtime.process import M
+from mproc_go.shm.layout import (
+    BLOCK_DATA,
+    KIND_CHAN,
+    L_NAMES,
+    N_NAMES,
+    NAMES,
+    NM_CHAN,
+    NM_GEN,
+    NM_LENGTH,
+    NM_LINK,
+    NM_NAME,
+    WORD,
+)
+from mproc_go.shm.pool import give_block, take_block
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+
+# (base, generation) of a channel.
+Ref = tuple[int, int]
+
+
+def check(name: object) -> str:
+    """A channel's name, checked.
+
+    Raises:
+        TypeError: it is no string.
+        ValueError: it is no name.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"name of a channel is a string, not {type(name).__name__}")
+    if not _NAME.fullmatch(name):
+        raise ValueError(
+            f"{name[:80]!r} is no name of a channel: use up to 64 letters, digits, '_', '.' and '-', "
+            "a letter or digit first"
+        )
+    return name
+
+
+def open_or_make(m: M, name: str, make: Callable[[], Any]) -> Ref:
+    """The channel of that name; where there is none, what `make` makes gets the name.
+
+    Raises: what `make` raises; SharedMemoryFull.     Blocks: for the table's lock.
+    """
+    key = name.encode()
+    chain = NAMES + zlib.crc32(key) % N_NAMES
+    lock = m.locks[L_NAMES]
+    m.enter(lock)
+    found = _find(m, chain, key)
+    m.leave(lock)
+    if found:
+        return found
+    made = make()
+    ours = [(KIND_CHAN, made._base, made._gen)]
+    size = NM_NAME * WORD + len(key)
+    block = take_block(m, size)
+    entry = block + BLOCK_DATA
+    w = m.w
+    w[entry + NM_CHAN], w[entry + NM_GEN], w[entry + NM_LENGTH] = made._base, made._gen, len(key)
+    start = (entry + NM_NAME) * WORD
+    m.mem[start : start + len(key)] = key
+    m.process.refs.retain(m, ours)
+    m.enter(lock)
+    found = _find(m, chain, key)
+    if not found:
+        w[entry + NM_LINK] = w[chain]
+        w[chain] = entry  # publishes
+    m.leave(lock)
+    if not found:
+        return made._base, made._gen
+    give_block(m, block, size)
+    m.process.refs.release(m, ours)
+    return found
+
+
+def _find(m: M, chain: int, key: bytes) -> Ref | None:
+    """Lock: the table's."""
+    w = m.w
+    entry = w[chain]
+    while entry:
+        start = (entry + NM_NAME) * WORD
+        if w[entry + NM_LENGTH] == len(key) and m.mem[start : start + len(key)] == key:
+            return w[entry + NM_CHAN], w[entry + NM_GEN]
+        entry = w[entry + NM_LINK]
+    return None
