@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import marshal
 import pickle
 import struct
 import sys
@@ -345,6 +346,8 @@ def _by_value_pickler() -> Any:
                 return _reduce_handle(obj, self.handles)
             if t is memoryview:
                 return _reduce_memoryview(obj)
+            if t is types.CodeType:
+                return _reduce_code(obj)
             if t in _NAMED:
                 return NotImplemented if byname.is_by_name(obj) else _reduce_named(obj)
             if t is io.TextIOWrapper and obj is not sys.stdout and obj is not sys.stderr:
@@ -368,6 +371,15 @@ def _by_value_pickler() -> Any:
 
     _by_value_class = ByValuePickler
     return ByValuePickler
+
+
+def _reduce_code(code: types.CodeType) -> Any:
+    # cloudpickle 3.1.3 on drops the name of the file, and with it every line of the user's tracebacks; the bytes of a
+    # code object are as much bound to one version of Python either way.
+    try:
+        return marshal.loads, (marshal.dumps(code),)
+    except ValueError:  # a tool put a constant into it that no compiler would
+        return NotImplemented
 
 
 def _tell_cloudpickle(cloudpickle: Any, module_name: object) -> None:
