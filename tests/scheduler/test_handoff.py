@@ -140,7 +140,6 @@ def block_then_receive(ch):
     return ch.recv()
 
 
-@pytest.mark.slow
 def test_at_the_bound_of_ms(tmp_path):
     """All max_ms workers blocked: one clear line, no crash; what is queued runs as soon as one returns."""
     code = """
@@ -152,26 +151,34 @@ def read(path):
 with Runtime(1, max_ms=2):
     blocked = [go(read, sys.argv[1] + str(i)) for i in range(2)]
     waiting = go(int, "7")
-    while stats()["handoffs"] < 2:
+    while not os.fstat(2).st_size:  # until the line is there
         time.sleep(0.002)
     try:
         waiting.result(0.3)
     except TimeoutError:
         print("waits")
-    assert len(stats()["ms"]) == 2
+    assert stats()["handoffs"] >= 2 and len(stats()["ms"]) == 2
     with open(sys.argv[1] + "0", "w") as file:
         file.write("free")
     print(blocked[0].result(30), waiting.result(30))
 """
     for i in range(2):
         os.mkfifo(tmp_path / f"fifo{i}")
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "fifo")], capture_output=True, text=True, timeout=60, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    with open(tmp_path / "stderr", "w+") as stderr:
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path / "fifo")],
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        stderr.seek(0)
+        said = stderr.read()
+    assert done.returncode == 0, said
     assert done.stdout == "waits\nfree 7\n"
-    assert done.stderr.count("\n") == 1, done.stderr
-    assert "max_ms" in done.stderr and "blocking(fn)" in done.stderr
+    assert said.count("\n") == 1, said
+    assert "max_ms" in said and "blocking(fn)" in said
 
 
 def test_hogs_on_all_ps_are_no_blocked_calls(tmp_path):

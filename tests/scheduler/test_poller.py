@@ -137,7 +137,6 @@ def test_end_of_file_and_broken_pipe(one_p):
     in_a_goroutine(body)
 
 
-@pytest.mark.slow
 def test_closed_descriptors(one_p):
     """An error at once, in a goroutine and in the main thread; one that is closed while waited for times out."""
 
@@ -154,7 +153,8 @@ def test_closed_descriptors(one_p):
         r, w = os.pipe()
         done = Chan(1)
         go(gives_up, done, r)
-        while stats()["goroutines_by_state"].get("IO wait", 0) != 1:
+        # On a busy machine it may have given up before we look again.
+        while stats()["goroutines_by_state"].get("IO wait", 0) != 1 and not len(done):
             gosched()
         os.close(r)
         os.close(w)
