@@ -37,6 +37,7 @@ _HOMES = {
     "mproc_go.runtime.blocking": ("blocking",),
     "mproc_go.runtime.dump": ("stacks", "stats"),
     "mproc_go.runtime.netpoll": ("wait_readable", "wait_writable"),
+    "mproc_go.runtime.attach": ("attach",),
     "mproc_go.runtime.boot": ("Runtime", "run"),
     "mproc_go.runtime.goroutine": (
         "Goroutine",
@@ -101,6 +102,7 @@ if TYPE_CHECKING:
     from mproc_go.lib.clock import after as after
     from mproc_go.lib.clock import after_func as after_func
     from mproc_go.lib.group import Group as Group
+    from mproc_go.runtime.attach import attach as attach
     from mproc_go.runtime.blocking import blocking as blocking
     from mproc_go.runtime.boot import Runtime as Runtime
     from mproc_go.runtime.boot import run as run

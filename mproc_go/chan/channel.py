@@ -33,6 +33,7 @@ from mproc_go.shm.layout import (
     SLOT_MSG_WORDS,
     WORD,
 )
+from mproc_go.shm.names import check_name
 from mproc_go.shm.pool import give, give_block, take_block
 
 T = TypeVar("T")
@@ -91,7 +92,7 @@ class Chan(Sending[T], Receiving[T], Generic[T]):
         if capacity < 0 or capacity > _MAX_CAPACITY:
             raise ValueError(f"makechan: size out of range: {capacity}")
         if name is not None:
-            self._open_named(names.check(name), capacity)
+            self._open_named(check_name(name, "channel"), capacity)
             return
         m = rt.current()
         ring = take_block(m, capacity * _SLOT_BYTES) + BLOCK_DATA if capacity else 0

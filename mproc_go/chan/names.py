@@ -8,7 +8,6 @@ Crash: who dies before its entry is published leaves a channel and a block that 
 
 from __future__ import annotations
 
-import re
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -29,27 +28,8 @@ from mproc_go.shm.layout import (
 )
 from mproc_go.shm.pool import give_block, take_block
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
-
 # (base, generation) of a channel.
 Ref = tuple[int, int]
-
-
-def check(name: object) -> str:
-    """A channel's name, checked.
-
-    Raises:
-        TypeError: it is no string.
-        ValueError: it is no name.
-    """
-    if not isinstance(name, str):
-        raise TypeError(f"name of a channel is a string, not {type(name).__name__}")
-    if not _NAME.fullmatch(name):
-        raise ValueError(
-            f"{name[:80]!r} is no name of a channel: use up to 64 letters, digits, '_', '.' and '-', "
-            "a letter or digit first"
-        )
-    return name
 
 
 def open_or_make(m: M, name: str, make: Callable[[], Any]) -> Ref:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import os
 import sys
 import types
+from importlib.machinery import PathFinder
 from typing import Any
 
-__all__ = ["is_by_name", "module_is_importable", "name_of", "resolve"]
+__all__ = ["is_by_name", "look_in", "module_is_importable", "name_of", "resolve"]
 
 #: Modules that every process has its own of.
 MAIN_MODULES = frozenset({"__main__", "__mp_main__"})
@@ -28,6 +29,23 @@ _HEAP_TYPE = 1 << 9
 _found: dict[int, tuple[object, tuple[str, str]]] = {}
 # By name, with the module: one of the same name may replace it.
 _modules: dict[str, tuple[types.ModuleType, bool]] = {}
+# Where the workers look for modules, if they were not started by this process and may look elsewhere.
+_workers_path: list[str] | None = None
+_same_environment = True
+# Folders of installed packages: the same package in another environment of this Python version is the same package.
+_INSTALLED = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
+
+
+def look_in(path: list[str] | None, same_environment: bool = True) -> None:
+    """From now on, ask whether workers that search `path` find a module; None: workers that search as we do.
+
+    Args:
+        same_environment: they have the finders of our environment (of editable installations, say).
+    """
+    global _same_environment, _workers_path
+    _workers_path, _same_environment = path, same_environment
+    _found.clear()
+    _modules.clear()
 
 
 def is_by_name(obj: Any) -> bool:
@@ -125,7 +143,17 @@ def _finders_find(module: types.ModuleType) -> bool:
         path = getattr(package, "__path__", None)
         if path is None:
             return False
+    if _workers_path is not None and not parent:
+        if spec.name in sys.stdlib_module_names:
+            return True
+        found = PathFinder.find_spec(spec.name, _workers_path)
+        if found is not None:
+            return _same_origin(found.origin, spec.origin) or _both_installed(found.origin, spec.origin)
+        if not _same_environment:
+            return False
     for finder in sys.meta_path:
+        if finder is PathFinder and _workers_path is not None and not parent:
+            continue
         find_spec = getattr(finder, "find_spec", None)
         if find_spec is None:
             continue
@@ -136,6 +164,10 @@ def _finders_find(module: types.ModuleType) -> bool:
         if found is not None:
             return _same_origin(found.origin, spec.origin)
     return False
+
+
+def _both_installed(found: str | None, known: str | None) -> bool:
+    return all(origin is not None and any(part in origin for part in _INSTALLED) for origin in (found, known))
 
 
 def _same_origin(found: str | None, known: str | None) -> bool:

@@ -1,4 +1,4 @@
-"""Start, enter, leave and end a runtime: ``run``, ``Runtime``, the default runtime, forks, exit.
+"""Start, enter, leave and end a runtime: ``run``, ``Runtime``, the default runtime, standing ones, forks, exit.
 
 The program that starts a runtime execs the supervisor: a clean interpreter with one thread, whatever threads the
 program has. Workers are forked from it and never run the program's ``__main__``.
@@ -7,6 +7,7 @@ program has. Workers are forked from it and never run the program's ``__main__``
 from __future__ import annotations
 
 import atexit
+import contextlib
 import marshal
 import os
 import select
@@ -29,6 +30,7 @@ from mproc_go.runtime.worker import WorkerM
 from mproc_go.sched import cpus
 from mproc_go.shm.doors import Doors
 from mproc_go.shm.layout import H_PREEMPT, MAX_PS, MAX_SLOTS
+from mproc_go.shm.names import check_name
 from mproc_go.shm.segment import Segment, default_limit_bytes
 from mproc_go.supervisor import control
 
@@ -53,9 +55,15 @@ _BOOTSTRAP: Final = (
     "from mproc_go.zygote import main;main(s,o)"
 )
 
+# How the supervisor refuses to start, by the name of its exception.
+_REFUSALS: Final[dict[str, type[Exception]]] = {
+    "SharedMemoryFull": SharedMemoryFull,
+    "Taken": RuntimeError,
+    "PermissionError": PermissionError,
+}
 _ON_PANIC: Final = {"end": 0, "log": 1}
-_OPTIONS: Final = ("procs", "on_panic", "preempt", "max_ms", "memory")
-_starting = threading.RLock()
+_OPTIONS: Final = ("procs", "name", "on_panic", "preempt", "max_ms", "memory")
+starting = threading.RLock()
 
 
 class Runtime:
@@ -65,6 +73,8 @@ class Runtime:
 
     Args:
         procs: GOMAXPROCS, how many goroutines run at the same time; default: the processors this process may use.
+        name: other programs of this user may join it, by ``attach(name)``, as long as it runs. Then there is no
+            Deadlock: somebody may come and send.
         on_panic: "end" has an exception that nobody waits for end the program, "log" writes it to stderr.
         preempt: make goroutines that compute for long yield, by a signal (runtime/preempt.py says when it can't).
         max_ms: worker processes at the most.
@@ -79,12 +89,14 @@ class Runtime:
         self,
         procs: int | None = None,
         *,
+        name: str | None = None,
         on_panic: str | None = None,
         preempt: bool | None = None,
         max_ms: int | None = None,
         memory: int | None = None,
     ) -> None:
-        given = {"procs": procs, "on_panic": on_panic, "preempt": preempt, "max_ms": max_ms, "memory": memory}
+        given = {"procs": procs, "name": name, "on_panic": on_panic, "preempt": preempt}
+        given |= {"max_ms": max_ms, "memory": memory}
         self._options = check_options({k: v if v is not None else defaults.get(k) for k, v in given.items()})
         self._process: Process | None = None
         self._sock: socket.socket | None = None
@@ -95,11 +107,12 @@ class Runtime:
         """Start the workers; the calling thread becomes goroutine 1. Blocks: some 70 ms, for the supervisor to start.
 
         Raises:
-            RuntimeError: this process has a runtime already, or is a worker of one.
+            RuntimeError: this process has a runtime already, or is a worker of one; or there is one of that name.
+            PermissionError: the folder of standing runtimes is not this user's alone.
             SharedMemoryFull: no room for the segment or the semaphores.
             OSError: the supervisor can't be started.
         """
-        with _starting:
+        with starting:
             if rt.process is not None:
                 raise RuntimeError(
                     "run inside run: this process has a runtime already; call go, Chan, ... without starting another"
@@ -141,22 +154,15 @@ class Runtime:
             self._os_pid = _spawn_supervisor(theirs)
             theirs.close()
             fds.append(os.pidfd_open(self._os_pid))
-            options = {**self._options, "schedtrace": defaults.get("schedtrace", 0)}
-            options |= {"owner": os.getpid(), "clients": CLIENTS, "path": [os.path.abspath(p) for p in sys.path]}
-            ours.send(marshal.dumps(options))
-            if not select.select([ours], [], [], START_S)[0]:
-                raise OSError(f"the supervisor of the runtime did not start within {START_S:.0f} s")
-            packet, received = control.receive(ours, 1)
+            packet, received = _begin(ours, self._options, os.getpid())
             fds += received
-            if packet is None:
-                raise OSError("the supervisor of the runtime ended while it was starting; see its message above")
-            if "error" in packet:
-                raise SharedMemoryFull(packet["error"]) if packet["full"] else OSError(packet["error"])
             segment = Segment.join(received[0])
             opened = Doors(packet["prefix"], packet["slots"])
             control.send(ours, {"do": "opened"})
-            process = Process(segment, opened.locks(segment.w), opened.notes, packet["client"], _new_client)
+            process = Process(segment, opened.locks(segment.w), opened.notes, packet["client"], new_client)
             process.supervisor_fd = fds[0]
+            if self._options["name"]:
+                process.title = f"runtime {self._options['name']!r}"
             process.codes = CodeTable(rt.current)
             process.tls.m = ClientM(process, packet["client"])
         except BaseException:
@@ -174,7 +180,7 @@ class Runtime:
         self._process = rt.process = process
 
     def _end(self, why: str) -> Exception | None:
-        with _starting:
+        with starting:
             process, self._process = self._process, None
             if process is None:
                 return None
@@ -231,6 +237,53 @@ class Runtime:
             self._os_pid = 0
 
 
+def _begin(ours: socket.socket, options: dict[str, Any], owner: int) -> tuple[dict[str, Any], list[int]]:
+    """Give the supervisor its options; return its first packet, with the segment.
+
+    Raises:
+        RuntimeError, PermissionError, SharedMemoryFull, OSError: as :meth:`Runtime.start`.
+    """
+    options = {**options, "schedtrace": defaults.get("schedtrace", 0), "owner": owner, "clients": CLIENTS}
+    options["path"] = [os.path.abspath(p) for p in sys.path]
+    ours.send(marshal.dumps(options))
+    if not select.select([ours], [], [], START_S)[0]:
+        raise OSError(f"the supervisor of the runtime did not start within {START_S:.0f} s")
+    packet, received = control.receive(ours, 1)
+    if packet is None:
+        raise OSError("the supervisor of the runtime ended while it was starting; see its message above")
+    if "error" in packet:
+        raise _REFUSALS.get(packet["kind"], OSError)(packet["error"])
+    return packet, received
+
+
+def start_standing(name: str, options: dict[str, Any]) -> int:
+    """Start a runtime that belongs to no program and goes on until it is stopped; return its supervisor's os_pid.
+
+    Args:
+        options: as :class:`Runtime`.
+
+    Raises:
+        TypeError, ValueError, RuntimeError, PermissionError, SharedMemoryFull, OSError: as :class:`Runtime`.
+
+    Blocks: until it runs.
+    """
+    checked = check_options({**options, "name": name})
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours:
+        with theirs:
+            os_pid = _spawn_supervisor(theirs)
+        try:
+            _, received = _begin(ours, checked, 0)
+        except BaseException:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(os_pid, signal.SIGTERM)
+            os.waitpid(os_pid, 0)
+            raise
+        for fd in received:
+            os.close(fd)
+    return os_pid
+
+
 def _spawn_supervisor(theirs: socket.socket) -> int:
     """Exec a clean interpreter with the socket as descriptor 3; return its os_pid."""
     if not sys.executable:
@@ -265,8 +318,10 @@ def check_options(given: dict[str, Any]) -> dict[str, Any]:
     preempt = given.get("preempt") or False
     if not isinstance(preempt, bool):
         raise TypeError(f"preempt is True or False, not {type(preempt).__name__}")
+    called = given.get("name")
     return {
         "procs": procs,
+        "name": None if called is None else check_name(called, "runtime"),
         "preempt": preempt,
         "on_panic": _ON_PANIC[on_panic],
         "max_ms": _integer("max_ms", given.get("max_ms"), max(DEFAULT_MAX_MS, procs), procs, MAX_SLOTS - CLIENTS - 1),
@@ -312,17 +367,17 @@ class _SlotGuard:
     """Lives in a thread's local storage and gives the thread's slot back when the thread ends."""
 
     def __init__(self, m: ClientM) -> None:
-        self.m = m
+        self.m, self.process = m, m.process
 
     def __del__(self) -> None:
-        if self.m.process.over is None and rt.process is self.m.process:
+        if self.process.over is None and rt.process is self.process:
             self.m.leave_runtime()
 
 
 _registering = threading.Lock()
 
 
-def _new_client(process: Process) -> M:
+def new_client(process: Process) -> M:
     """Make the calling thread an M of the runtime."""
     with _registering:
         slot = Registrar(process).new_slot()
@@ -333,7 +388,7 @@ def _new_client(process: Process) -> M:
 
 def start_default() -> Process:
     """The default runtime, for a program that calls ``go`` without having started one; ended at exit."""
-    with _starting:
+    with starting:
         if rt.process is None:
             if _forked:
                 raise NotRunning("this process is a fork of one that has a runtime; start a runtime of its own here")
@@ -347,8 +402,8 @@ _forked = False
 
 def _detach() -> None:
     """In a fork of the program: the runtime is the parent's, and every call says so."""
-    global _forked, _starting, _registering
-    _starting = threading.RLock()
+    global _forked, starting, _registering
+    starting = threading.RLock()
     _registering = threading.Lock()
     process = rt.process
     if process is None:
@@ -363,7 +418,7 @@ def worker_main(segment: Segment, opened: Doors, slot: int) -> NoReturn:
     """Main of a worker, in the process just forked."""
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-    process = Process(segment, opened.locks(segment.w), opened.notes, slot, _new_client)
+    process = Process(segment, opened.locks(segment.w), opened.notes, slot, new_client)
     process.codes = CodeTable(rt.current)
     m = WorkerM(process, slot)
     process.tls.m = m

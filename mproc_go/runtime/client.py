@@ -40,6 +40,7 @@ from mproc_go.shm.layout import (
     slot_base,
 )
 from mproc_go.shm.pool import flush_all, give, take
+from mproc_go.shm.thread import clear_slot
 
 # Looks at its decision word before it sleeps: about 20 us, the price of sleeping and being woken.
 # scripts/bench pingpong_remote shows what it buys.
@@ -78,6 +79,8 @@ class ClientM(M):
             while not w[decide]:
                 if w[H_STOP]:
                     self.interrupted()
+                if self.process.over is not None:  # another thread detached
+                    raise NotRunning(self.process.over)
                 timeout = CHECK_S
                 if deadline is not None:
                     w[self.base + M_DEADLINE] = int(deadline * 1e9)
@@ -104,7 +107,7 @@ class ClientM(M):
     def _check_supervisor(self) -> None:
         fd = self.process.supervisor_fd
         if fd >= 0 and select.select([fd], [], [], 0)[0]:
-            self.process.over = "the supervisor of this runtime died; its goroutines are gone"
+            self.process.over = f"the supervisor of {self.process.title} died; its goroutines are gone"
             raise NotRunning(self.process.over)
 
     def interrupted(self) -> None:
@@ -114,7 +117,7 @@ class ClientM(M):
         if isinstance(error, Deadlock):
             error = Deadlock(self._with_own_stack(str(error)))
         self.process.told = True
-        raise error if error is not None else NotRunning("this runtime was closed while a goroutine was using it")
+        raise error if error is not None else NotRunning(f"{self.process.title} was closed while it was used here")
 
     def _with_own_stack(self, text: str) -> str:
         """The supervisor's report with the stack of this thread, which it could not ask."""
@@ -157,6 +160,7 @@ class Registrar(M):
             if w[slot_base(slot) + M_KIND] == KIND_FREE:
                 found = slot
                 base = slot_base(slot)
+                clear_slot(w, slot)
                 w[base + M_HOST] = self.process.host
                 w[base + M_OS_PID] = os.getpid()
                 w[base + M_KIND] = KIND_CLIENT  # publishes

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, Self
 
 from mproc_go.codec import handles
+from mproc_go.errors import NotRunning
 from mproc_go.runtime import process as rt
 from mproc_go.runtime import refs
 from mproc_go.runtime.process import M
@@ -121,7 +122,10 @@ class SharedHandle(handles.Handle):
             return
         m = getattr(tls, "m", None)
         if m is not None:
-            m.process.refs.drop(m, self.KIND, self._base)
+            try:
+                m.process.refs.drop(m, self.KIND, self._base)
+            except NotRunning:  # another thread detached this program meanwhile, and with it all its handles went
+                pass
         else:
             process = rt.process
             if process is not None and process.tls is tls:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import threading
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -44,6 +45,8 @@ class Process:
         over: why nothing can be called any more, or None.
         alarm: fires the timers made in this process (lib/alarm.py), None before the first.
         told: what ended the program was raised somewhere already.
+        title: what texts call the runtime.
+        threads: the Ms of this process's threads.
         supervisor_fd: becomes readable when the supervisor ends (-1 in its own children, which end with it).
     """
 
@@ -66,6 +69,8 @@ class Process:
         self.alarm: Any = None
         self.supervisor_fd = -1
         self.told = False
+        self.title = "this runtime"
+        self.threads: weakref.WeakSet[M] = weakref.WeakSet()
         self._new_thread = new_thread
 
     def thread(self) -> M:
@@ -83,6 +88,7 @@ class Process:
             raise NotRunning(self.over)
         m = self._new_thread(self)
         self.tls.m = m
+        self.threads.add(m)
         return m
 
 

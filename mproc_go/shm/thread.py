@@ -9,12 +9,39 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from mproc_go.shm.layout import M_PHASE, MIN_BLOCK_ORDER, N_POOLS, slot_base
+from mproc_go.shm.layout import (
+    M_ATTENTION,
+    M_DEADLINE,
+    M_DUMP,
+    M_EXTERNAL,
+    M_INBOX,
+    M_P,
+    M_PHASE,
+    M_REPLIED,
+    M_RESIDENT,
+    M_RETIRE,
+    M_RUNNING,
+    M_SPINNING,
+    M_STATE,
+    M_YIELD,
+    MIN_BLOCK_ORDER,
+    N_POOLS,
+    slot_base,
+)
 from mproc_go.shm.lock import Lock
 from mproc_go.shm.pool import cache_size, cached_head, live_head
 from mproc_go.shm.sem import Semaphore
 
 CACHE_SIZES = [cache_size(pool) for pool in range(N_POOLS)]
+
+
+def clear_slot(w: Any, slot: int) -> None:
+    """The slot may have been another's: nothing of that may be taken for its next owner's. Runs: before M_KIND."""
+    base = slot_base(slot)
+    for word in (M_STATE, M_P, M_INBOX, M_ATTENTION, M_YIELD, M_RETIRE, M_RUNNING, M_RESIDENT, M_DEADLINE):
+        w[base + word] = 0
+    for word in (M_EXTERNAL, M_SPINNING, M_DUMP, M_REPLIED):
+        w[base + word] = 0
 
 
 class Thread:

@@ -1,8 +1,8 @@
 """The process that outlives workers: it makes the segment and the semaphores, forks the workers and is their parent.
 
-May import: shm, sched, errors.
+May import: shm, sched, observe, errors.
 May never: import runtime, codec or greenlet, run or unpickle what users sent (the zygote gives it the workers' main
 function, so that a fork is all a new worker takes).
 
-Reading order: control -> doors -> main.
+Reading order: control -> reception -> reaper -> main.
 """

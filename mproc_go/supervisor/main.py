@@ -1,8 +1,11 @@
 """The supervisor's loop: start workers, watch them and their owner, end everything.
 
-It waits on descriptors only (the owner's socket and pidfd, a pidfd for each worker) and looks around every
-:data:`TICK_MS`. It ends the runtime, and itself, when the owner says so or is gone; workers die with it (parent-death
-signal), so nothing is orphaned whoever is killed.
+It waits on descriptors only (the owner's socket and pidfd, a pidfd for each worker, the socket of a standing runtime
+and who came in by it) and looks around every :data:`TICK_MS`. It ends the runtime, and itself, when the owner says so
+or is gone; workers die with it (parent-death signal), so nothing is orphaned whoever is killed.
+
+A runtime without an owner (``mproc-go start``) ends when it is asked to, by its socket or by SIGTERM, or when a panic
+ended the program.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from typing import Any, NoReturn
 from mproc_go.errors import SharedMemoryFull
 from mproc_go.observe.stats import schedtrace_line
 from mproc_go.sched import idle
-from mproc_go.shm import doors, sem
+from mproc_go.shm import doors, names, sem
 from mproc_go.shm.doors import Doors
 from mproc_go.shm.layout import (
     H_ON_PANIC,
@@ -34,21 +37,9 @@ from mproc_go.shm.layout import (
     KIND_SUPERVISOR,
     KIND_WORKER,
     M_ATTENTION,
-    M_DEADLINE,
-    M_DUMP,
-    M_EXTERNAL,
     M_HOST,
-    M_INBOX,
     M_KIND,
     M_OS_PID,
-    M_P,
-    M_REPLIED,
-    M_RESIDENT,
-    M_RETIRE,
-    M_RUNNING,
-    M_SPINNING,
-    M_STATE,
-    M_YIELD,
     S_GOID,
     S_GOMAXPROCS,
     S_PIDLE,
@@ -56,9 +47,11 @@ from mproc_go.shm.layout import (
     slot_base,
 )
 from mproc_go.shm.segment import Segment, set_death_signal, set_process_name
+from mproc_go.shm.thread import clear_slot
 from mproc_go.supervisor import control
 from mproc_go.supervisor.deadlock import Detector
 from mproc_go.supervisor.reaper import Reaper
+from mproc_go.supervisor.reception import Reception
 from mproc_go.supervisor.sysmon import Sysmon
 from mproc_go.supervisor.thread import SupervisorThread
 
@@ -77,35 +70,47 @@ def serve(owner: socket.socket, options: dict[str, Any], worker_main: WorkerMain
     """Run a runtime for the process at the other end of `owner`; never returns.
 
     Args:
-        options: procs, max_ms, clients, memory (bytes), on_panic (0 end, 1 log), preempt, schedtrace (ms, 0 never) and
-            owner (os_pid).
+        options: procs, max_ms, clients, memory (bytes), on_panic (0 end, 1 log), preempt, schedtrace (ms, 0 never),
+            name (None: nobody can attach), owner (os_pid; 0: it only starts us) and path (the workers' sys.path).
     """
     set_process_name("mproc-go sched")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    sem.remove_dead()
-    prefix = sem.new_prefix()
+    names.remove_left()
+    prefix = names.new_prefix()
     slots = doors.all_slots(options["max_ms"], options["clients"])
+    owner_fd, reception = -1, None
     try:
-        owner_fd = os.pidfd_open(options["owner"])
+        if options["owner"]:
+            owner_fd = os.pidfd_open(options["owner"])
     except OSError:  # it is gone already
         os._exit(1)
+    try:
+        if options["name"]:
+            reception = Reception(options["name"])
+            if not options["owner"]:
+                _stand_alone(reception.folder, options["name"])
+    except (names.Taken, OSError) as error:
+        _refuse(owner, error, reception)
     try:
         segment = Segment.create(options["memory"], options["max_ms"])
         doors.create_all(prefix, slots)
     except (SharedMemoryFull, OSError) as error:
-        _refuse(owner, error)
-    opened = None
+        _refuse(owner, error, reception)
+    opened = supervisor = None
     try:
         try:
             opened = Doors(prefix, slots)
-            supervisor = Supervisor(segment, opened, options, worker_main)
+            supervisor = Supervisor(segment, opened, options, worker_main, reception)
+            if reception is not None:
+                reception.open(supervisor, options["path"])
             for _ in range(options["procs"]):
                 supervisor.fork_worker()
         except OSError as error:  # too few descriptors or processes allowed; those that started die with us
             doors.unlink_all(prefix, slots)
-            _refuse(owner, error)
+            _refuse(owner, error, reception)
         control.send(owner, {"prefix": prefix, "slots": slots, "client": options["max_ms"] + 1}, (segment.fd,))
-        supervisor.loop(owner, owner_fd, lambda: doors.unlink_all(prefix, slots))
+        # Who attaches later opens the semaphores by name: then the names stay until the end.
+        supervisor.loop(owner, owner_fd, lambda: doors.unlink_all(prefix, slots) if reception is None else None)
     except (BrokenPipeError, ConnectionResetError):  # the owner gave up while we were starting
         pass
     except BaseException:
@@ -114,15 +119,29 @@ def serve(owner: socket.socket, options: dict[str, Any], worker_main: WorkerMain
         doors.unlink_all(prefix, slots)
         for number, gen in opened.made if opened is not None else ():
             sem.unlink(doors.door_name(prefix, number, gen))
+        if reception is not None:  # its log says why it ended, where nobody asked it to
+            reception.close(keep_log=supervisor is not None and supervisor.failed)
         sys.stderr.flush()
         os._exit(0)
 
 
-def _refuse(owner: socket.socket, error: Exception) -> NoReturn:
+def _refuse(owner: socket.socket, error: Exception, reception: Reception | None) -> NoReturn:
     """Tell the owner why there is no runtime, and end."""
+    if reception is not None:
+        reception.close()
     with contextlib.suppress(OSError):  # it gave up already
-        control.send(owner, {"error": str(error), "full": isinstance(error, SharedMemoryFull)})
+        control.send(owner, {"error": str(error), "kind": type(error).__name__})
     os._exit(1)
+
+
+def _stand_alone(folder: names.Folder, name: str) -> None:
+    """Leave the session of whoever starts us; from now on what we and the workers print goes to the log."""
+    os.setsid()
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    log = folder.open_log(name)
+    for fd in (1, 2):
+        os.dup2(log, fd)
+    os.close(log)
 
 
 class Supervisor:
@@ -130,9 +149,18 @@ class Supervisor:
 
     Attributes:
         workers: pidfd -> (os_pid, slot) of each worker not yet reaped.
+        began: time.time of the start.
+        failed: a panic or the like ended the program, and nobody was there to be told.
     """
 
-    def __init__(self, segment: Segment, opened: Doors, options: dict[str, Any], worker_main: WorkerMain) -> None:
+    def __init__(
+        self,
+        segment: Segment,
+        opened: Doors,
+        options: dict[str, Any],
+        worker_main: WorkerMain,
+        reception: Reception | None = None,
+    ) -> None:
         self.segment = segment
         w: Any = segment.w
         self.w = w
@@ -144,6 +172,9 @@ class Supervisor:
         self.free_slots = list(range(self.max_ms, 0, -1))
         self.unburied: list[tuple[int, int, str]] = []
         self.trace_ms: int = options["schedtrace"]
+        self.reception = reception
+        self.began = time.time()
+        self.failed = False
         self.started = time.monotonic()
         self.trace_at = self.started + self.trace_ms / 1000
         w[H_SUPERVISOR] = os.getpid()
@@ -154,10 +185,11 @@ class Supervisor:
         base = slot_base(0)
         w[base + M_OS_PID] = os.getpid()
         w[base + M_KIND] = KIND_SUPERVISOR
-        base = slot_base(self.max_ms + 1)  # the owner's main thread
-        w[base + M_OS_PID] = options["owner"]
-        w[base + M_HOST] = self.max_ms + 1
-        w[base + M_KIND] = KIND_CLIENT
+        if options["owner"]:
+            base = slot_base(self.max_ms + 1)  # the owner's main thread
+            w[base + M_OS_PID] = options["owner"]
+            w[base + M_HOST] = self.max_ms + 1
+            w[base + M_KIND] = KIND_CLIENT
         idle.start(w, options["procs"])
         self.thread = SupervisorThread(segment, opened.locks(w), opened.notes, 0)
         self.reaper = Reaper(self.thread, opened, self.collect)
@@ -173,10 +205,7 @@ class Supervisor:
         slot = self.free_slots.pop()
         base = slot_base(slot)
         w = self.w
-        # The slot may have been another's: nothing of that may be taken for ours.
-        for word in (M_STATE, M_P, M_INBOX, M_ATTENTION, M_YIELD, M_RETIRE, M_RUNNING, M_RESIDENT, M_DEADLINE):
-            w[base + word] = 0
-        w[base + M_EXTERNAL] = w[base + M_SPINNING] = w[base + M_DUMP] = w[base + M_REPLIED] = 0
+        clear_slot(w, slot)
         while self.doors.notes[slot].acquire(False):
             pass
         w[base + M_HOST] = slot
@@ -187,6 +216,8 @@ class Supervisor:
             try:
                 # Not SIG_IGN: the user's subprocesses would inherit it. Ctrl-C belongs to the user's program.
                 signal.signal(signal.SIGINT, lambda signum, frame: None)
+                signal.signal(signal.SIGTERM, signal.SIG_DFL)
+                signal.signal(signal.SIGHUP, signal.SIG_DFL)
                 set_death_signal(signal.SIGKILL, parent)
                 set_process_name(f"mproc-go m{slot}")
                 w[base + M_OS_PID] = os.getpid()
@@ -210,11 +241,25 @@ class Supervisor:
         return True
 
     def loop(self, owner: socket.socket, owner_fd: int, opened: Callable[[], None]) -> None:
-        """Watch until the owner ends the runtime or is gone. `opened` is called once it has all semaphores open."""
-        w = self.w
-        self.poll.register(owner.fileno(), select.POLLIN)
-        self.poll.register(owner_fd, select.POLLIN)
+        """Watch until the owner ends the runtime or is gone. `opened` is called once it has all semaphores open.
+
+        Args:
+            owner_fd: its pidfd; -1 where there is no owner, only one who started us.
+        """
+        w, reception = self.w, self.reception
+        terminated: list[int] = []
+        if owner_fd >= 0:
+            self.poll.register(owner.fileno(), select.POLLIN)
+            self.poll.register(owner_fd, select.POLLIN)
+        else:
+            owner.close()
+            signal.signal(signal.SIGTERM, lambda signum, frame: terminated.append(signum))
         while True:
+            if terminated or (reception is not None and reception.stop_asked):
+                return self.stop(STOP_CLOSED)
+            if w[H_STOP] and owner_fd < 0:
+                self.failed = True
+                return self.stop(STOP_CLOSED)
             busy = w[S_PIDLE].bit_count() < w[S_GOMAXPROCS]
             tick_ms = TICK_MS if busy else IDLE_TICK_MS
             if self.trace_ms:
@@ -222,7 +267,9 @@ class Supervisor:
             for fd, _ in self.poll.poll(tick_ms):
                 if fd == owner_fd:
                     return self.stop(STOP_CLOSED)
-                if fd == owner.fileno():
+                if reception is not None and reception.handle(fd):
+                    continue
+                if owner_fd >= 0 and fd == owner.fileno():
                     packet, _ = control.receive(owner)
                     if packet is None or packet.get("do") == "stop":
                         return self.stop(STOP_CLOSED)
@@ -234,9 +281,13 @@ class Supervisor:
             dead, self.unburied = self.unburied, []
             for slot, os_pid, how in dead:
                 self.bury(slot, os_pid, how)
+            if reception is not None:
+                reception.tick()
+            self.reaper.settle()
             if not w[H_STOP]:
                 self.sysmon.tick()
-                if not busy and not self.unburied and self.detector.look():
+                # Where somebody may attach and send, nobody waits for ever.
+                if not busy and not self.unburied and reception is None and self.detector.look():
                     self.detector.report()
                     self.wake_everybody()
 
@@ -249,7 +300,10 @@ class Supervisor:
         self.trace_at = max(now, self.trace_at + self.trace_ms / 1000)
 
     def collect(self) -> None:
-        """Reap workers that ended; what they leave is cleaned up later, in the loop."""
+        """Reap workers that ended, notice programs that died; what they leave is cleaned up later, in the loop."""
+        for slot, os_pid, how in self.reception.collect() if self.reception is not None else ():
+            self.reaper.dead.add(slot)
+            self.unburied.append((slot, os_pid, how))
         for fd in list(self.workers):
             os_pid, slot = self.workers[fd]
             ended, status = os.waitpid(os_pid, os.WNOHANG)
@@ -268,13 +322,22 @@ class Supervisor:
             self.unburied.append((slot, os_pid, how))
 
     def bury(self, slot: int, os_pid: int, how: str) -> None:
-        """Clean up after a worker that died, and replace it."""
+        """Clean up after a worker that died, and replace it; or after a program that was attached."""
         if not self.w[H_STOP] and not self.reaper.bury(slot, os_pid, how):
             self.unburied.append((slot, os_pid, how))
+            return
+        if slot > self.max_ms:
+            if self.reception is not None:
+                self.reception.buried(slot)
             return
         self.free_slots.append(slot)
         if not self.w[H_STOP] and len(self.workers) < self.w[S_GOMAXPROCS]:
             self.fork_worker()
+
+    def depart(self, slot: int, os_pid: int) -> None:
+        """A program detaches: from now on its slots are the reaper's, as if it had died."""
+        self.reaper.dead.add(slot)
+        self.unburied.append((slot, os_pid, "detached"))
 
     def wake_everybody(self) -> None:
         """Have every thread look at H_STOP."""

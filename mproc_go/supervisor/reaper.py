@@ -1,4 +1,5 @@
-"""What a dead worker leaves: its locks, what it was changing, its goroutines, its handles, its caches, its P.
+"""What a dead worker leaves, or a dead program that was attached: its locks, what it was changing, its goroutines, its
+handles, its caches, its P.
 
 Steps of :meth:`Reaper.bury`, each safe to do while the living go on:
 
@@ -9,7 +10,8 @@ Steps of :meth:`Reaper.bury`, each safe to do while the living go on:
 4. Goroutines it decided and did not deliver are delivered.
 5. Its P, and what it counted for (searching, waiting for a P), are recomputed from the living.
 6. Its started goroutines end with WorkerLost, for whoever holds the handle, else as a panic; or run again, where
-   retries are left. Not before every delivery to one of them has arrived: it writes into their records.
+   retries are left. Not before every delivery to one of them has arrived: it writes into their records. The threads of
+   a program were goroutines to whom they waited for; these are nobody's loss, and their records rest for a while.
 7. Its handles: its bit is cleared in every record; what then has no reference is given to a worker to free.
 8. Records in its caches go back to their pools. Everybody is woken once, to look again.
 
@@ -47,6 +49,7 @@ from mproc_go.shm.layout import (
     H_STOP,
     HDR_LOST,
     HDR_SPILLED,
+    KIND_CLIENT,
     KIND_FREE,
     KIND_WORKER,
     L_OBJECTS,
@@ -91,6 +94,9 @@ from mproc_go.shm.layout import (
 from mproc_go.supervisor.thread import SupervisorThread
 
 _PAUSE_S = 20e-6
+# How long the record of a program's thread stays what it was, in seconds. Whoever decided its wait may not have looked
+# yet whom to wake: a client goes on as soon as it sees the decision, so nothing says that it was delivered.
+_REST_S = 2.0
 _REFS_MASK = (1 << 32) - 1
 
 
@@ -108,6 +114,7 @@ class Reaper:
         self.dead: set[int] = set()
         self._collect = collect
         self._woken: list[int] = []  # to be delivered at the end of the burial
+        self._resting: list[tuple[float, int]] = []  # records of programs' threads: until when, oldest first
         t.while_busy = self._free_locks
 
     # ------------------------------------------------------------ the keeper of doors (shm/lock.py)
@@ -214,6 +221,11 @@ class Reaper:
         self._kick()
         return True
 
+    def settle(self) -> None:
+        """Free the records that have rested. Runs: at each tick."""
+        while self._resting and self._resting[0][0] <= time.monotonic():
+            self._orphan(self._resting.pop(0)[1] | 1)
+
     def _wake(self, theirs: set[int]) -> None:
         """Deliver what we decided, but to none of the dead: they are ended, or run again elsewhere."""
         woken, self._woken = self._woken, []
@@ -313,6 +325,12 @@ class Reaper:
                 w[g + G_MSG] = w[g + G_DECIDE] = 0
                 w[g + G_STATUS] = states.DONE
                 self._orphan(g | 1)
+                continue
+            if w[slot_base(w[slot_base(w[g + G_M]) + M_HOST]) + M_KIND] == KIND_CLIENT:
+                w[g + G_MSG] = w[g + G_DECIDE] = w[g + R_REFS] = 0
+                w[g + G_STATUS] = states.DONE
+                w[slot_base(w[g + G_M]) + M_FINISHED] += 1
+                self._resting.append((time.monotonic() + _REST_S, g))
                 continue
             if w[g + G_CODE] & G_RETRY and w[w[g + G_RETRY_RECORD] + BLOCK_DATA]:
                 self._again(g)

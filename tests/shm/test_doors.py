@@ -11,7 +11,7 @@ import pytest
 
 from mproc_go.shm import layout as L
 from mproc_go.shm import lock as locks
-from mproc_go.shm import sem
+from mproc_go.shm import names, sem
 from mproc_go.shm.doors import Doors, create_all, door_name, unlink_all
 from mproc_go.shm.segment import Segment
 
@@ -35,7 +35,7 @@ class Pen:
         self.segment = Segment.create(L.DYNAMIC * 8 + (1 << 16), WORKERS)
         self.segment.commit(L.DYNAMIC, 512)
         self.w = self.segment.w
-        self.prefix = sem.new_prefix()
+        self.prefix = names.new_prefix()
         create_all(self.prefix, 0)
         self.doors = Doors(self.prefix, 0)
         unlink_all(self.prefix, 0)

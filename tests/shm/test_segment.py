@@ -9,7 +9,7 @@ import pytest
 
 from mproc_go.errors import SharedMemoryFull
 from mproc_go.sched import cpus
-from mproc_go.shm import layout, lock, pool, sem
+from mproc_go.shm import layout, lock, names, pool, sem
 from mproc_go.shm.segment import Segment, default_limit_bytes
 from mproc_go.shm.thread import Thread
 
@@ -100,7 +100,7 @@ def test_large_blocks_give_their_pages_back(segment, thread):
 
 def test_semaphores_have_a_token_each_and_no_name_afterwards():
     """A semaphore opened by name goes on working once the name is gone."""
-    name = sem.new_prefix() + ".test"
+    name = names.new_prefix() + ".test"
     sem.create(name, 1)
     try:
         one, two = sem.Semaphore(name), sem.Semaphore(name)
@@ -116,7 +116,7 @@ def test_semaphores_have_a_token_each_and_no_name_afterwards():
 
 def test_prefixes_can_not_be_guessed():
     """Whoever could plant a semaphore of our name could hold our locks."""
-    assert sem.new_prefix() != sem.new_prefix()
+    assert names.new_prefix() != names.new_prefix()
 
 
 def test_phase_words_say_which_door():

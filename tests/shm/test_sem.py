@@ -11,12 +11,12 @@ import posix_ipc
 import pytest
 
 from mproc_go.errors import SharedMemoryFull
-from mproc_go.shm import doors, sem
+from mproc_go.shm import doors, names, sem
 
 
 @pytest.fixture
 def name():
-    made = sem.new_prefix() + ".test"
+    made = names.new_prefix() + ".test"
     yield made
     sem.unlink(made)
 
@@ -101,7 +101,7 @@ def test_no_room_says_where_and_what_to_do(number, monkeypatch, name):
 
 def test_if_one_can_not_be_made_none_stays(monkeypatch):
     """A start that fails halfway leaves no name."""
-    prefix = sem.new_prefix()
+    prefix = names.new_prefix()
     create, made = sem.create, []
 
     def failing(name, value):
@@ -118,15 +118,19 @@ def test_if_one_can_not_be_made_none_stays(monkeypatch):
 
 
 def test_what_the_dead_left_is_removed_and_the_living_keep_theirs(name):
-    """Names bear the process that made them."""
+    """Names bear the process that made them: its number, when it started, in which pid namespace."""
+    reading, writing = os.pipe()
     gone = os.fork()
     if not gone:
+        os.write(writing, names.new_prefix().encode())
         os._exit(0)
     os.waitpid(gone, 0)
-    left = f"/mproc-go.{os.getuid()}.{gone}.0123456789abcdef.d0.0"
+    left = os.read(reading, 200).decode() + ".d0.0"
+    os.close(reading)
+    os.close(writing)
     sem.create(left, 1)
     sem.create(name, 1)
-    sem.remove_dead()
-    names = os.listdir("/dev/shm")
-    assert "sem." + left[1:] not in names
-    assert "sem." + name[1:] in names
+    names.remove_left()
+    entries = os.listdir("/dev/shm")
+    assert "sem." + left[1:] not in entries
+    assert "sem." + name[1:] in entries

@@ -1,0 +1,289 @@
+"""``attach``: join a standing runtime from a program that did not start it; and ask one something without joining.
+
+What is attached is a client like the program that starts a runtime: each of its threads that calls the library is an M
+that runs no goroutines. It owns nothing, so that it may leave, or be killed, at any time.
+
+Leaving is a burial (supervisor/reaper.py) that this process asks for, and after which it must never touch the shared
+memory again. So :meth:`Attached.close` first makes sure that no other thread is inside the library:
+
+1. New calls fail: there is no runtime in this process any more.
+2. Threads that wait are woken and leave their queues.
+3. Once none of them has a frame of ours on its stack, their Ms become :class:`_Gone`, for handles they may still have.
+4. Then the supervisor is asked. If a thread does not come out (it is in a function of the user's that the library
+   called), nothing is asked: what this process has stays its own until it ends.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import sys
+import threading
+import time
+from types import TracebackType
+from typing import Any, Final, NoReturn, Self
+
+from mproc_go.codec import byname
+from mproc_go.errors import NotRunning
+from mproc_go.runtime import boot, panics
+from mproc_go.runtime import process as rt
+from mproc_go.runtime.boot import CLOSE_S, START_S, new_client
+from mproc_go.runtime.client import ClientM
+from mproc_go.runtime.process import M, Process
+from mproc_go.runtime.spawn import CodeTable
+from mproc_go.shm import names
+from mproc_go.shm.doors import Doors
+from mproc_go.shm.layout import KIND_FREE, M_ATTENTION, M_HOST, M_KIND, slot_base
+from mproc_go.shm.segment import Segment
+from mproc_go.supervisor import control
+
+_PACKAGE: Final = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+_LOOK_S: Final = 0.002
+
+
+def attach(name: str) -> Attached:
+    """Join the runtime of that name: one that ``mproc-go start NAME`` or ``Runtime(name=NAME)`` of this user started.
+
+    From then on ``go``, ``Chan(name=...)``, ``select`` and all the rest work in this program as in the one that started
+    it. Functions and classes that the runtime's workers can't import travel by value.
+
+    Returns: what to close, or a context manager: closing it leaves the runtime, which goes on.
+
+    Raises:
+        TypeError, ValueError: that is no name.
+        NotRunning: no runtime of that name runs (the text lists those that do), or it has no room for one more program.
+        RuntimeError: this process has a runtime already; or that one has another Python or version of mproc_go.
+        PermissionError: the folder of standing runtimes is not this user's alone.
+
+    Blocks: until its supervisor answers, some milliseconds.
+    """
+    names.check_name(name, "runtime")
+    with boot.starting:
+        if rt.process is not None:
+            raise RuntimeError(f"attach({name!r}): this process has a runtime already; close that one first")
+        return Attached(name)
+
+
+class Attached:
+    """A runtime that this program has joined. Use it as a context manager, or close it."""
+
+    def __init__(self, name: str) -> None:
+        """See :func:`attach`, which makes it."""
+        self._name = name
+        self._owner = os.getpid()
+        self._process: Process | None = None
+        self._sock = connect(name)
+        fds: list[int] = []
+        try:
+            packet, received = _ask(self._sock, name, {"do": "attach", **control.versions()}, 1)
+            fds += received
+            if "version" in packet:
+                _refuse_version(name, packet["version"])
+            if "error" in packet:
+                raise NotRunning(packet["error"])
+            os_pid, _ = control.peer(self._sock)
+            fds.append(os.pidfd_open(os_pid))
+            segment = Segment.join(fds[0])
+            try:
+                opened = Doors(packet["prefix"], packet["slots"])
+                locks = opened.locks(segment.w)
+            except OSError as error:
+                raise NotRunning(
+                    f"runtime {name!r} can't be joined any more: a semaphore of it is gone from {names.SHM_FOLDER} "
+                    f"({error}); did its user log out (RemoveIPC= of systemd-logind)? Start it again"
+                ) from error
+            process = Process(segment, locks, opened.notes, packet["client"], new_client)
+            process.title = f"runtime {name!r}"
+            process.supervisor_fd = fds[1]
+            process.codes = CodeTable(rt.current)
+            process.tls.m = m = ClientM(process, packet["client"])
+            process.threads.add(m)
+        except BaseException:
+            self._sock.close()  # the supervisor watches this process, and buries what it had when it ends
+            for fd in fds:
+                os.close(fd)
+            raise
+        byname.look_in(packet["path"], packet["environment"] == sys.prefix)
+        self._process = rt.process = process
+
+    @property
+    def name(self) -> str:
+        """Name of the runtime."""
+        return self._name
+
+    def close(self) -> None:
+        """Leave the runtime, which goes on: goroutines that this program started run on, its handles are dropped.
+
+        Other threads of this program that are in a call of the library get NotRunning from it. A second call does
+        nothing. Blocks: until the supervisor has cleaned up behind us, milliseconds; 3 s at the most.
+
+        Raises:
+            GoroutinePanic, WorkerLost: what ended the runtime and was not raised here yet.
+        """
+        error = self._leave()
+        if error is not None:
+            raise error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        error = self._leave()
+        # An exception of the block goes on, unless it only says that the runtime was ended by the panic we have here.
+        if error is not None and (kind is None or issubclass(kind, NotRunning)):
+            raise error
+
+    def __repr__(self) -> str:
+        return f"<Attached to {self._name!r}{'' if self._process is not None else ', closed'}>"
+
+    def _leave(self) -> Exception | None:
+        with boot.starting:
+            process, self._process = self._process, None
+            if process is None or os.getpid() != self._owner:  # a fork: nothing here is ours
+                return None
+            error: Exception | None = None
+            m = getattr(process.tls, "m", None)
+            if process.over is None:
+                if m is not None and not process.told:
+                    error = panics.fatal(m)
+                process.over = f"this program has left {process.title}"
+            if rt.process is process:
+                rt.process = None
+                byname.look_in(None)
+            if m is not None:
+                del process.tls.m
+            if _come_out(process, m):
+                try:
+                    _ask(self._sock, self._name, {"do": "detach"}, seconds=CLOSE_S)
+                except (NotRunning, OSError):
+                    pass  # it is over, and we with it
+            self._sock.close()
+            os.close(process.supervisor_fd)
+            process.supervisor_fd = -1
+            os.close(process.segment.fd)
+            return error
+
+
+class _Gone(ClientM):
+    """What the M of a thread becomes when another thread leaves the runtime: any use of it says so."""
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise NotRunning(self.__dict__["why"])
+
+
+def _come_out(process: Process, own: M | None) -> bool:
+    """Have all other threads leave the library; whether they have."""
+    w, host = process.segment.w, process.host
+    for slot, note in enumerate(process.notes):
+        base = slot_base(slot)
+        if w[base + M_KIND] != KIND_FREE and w[base + M_HOST] == host:
+            w[base + M_ATTENTION] = 1
+            note.release()
+    me = threading.get_ident()
+    deadline = time.monotonic() + CLOSE_S
+    swapped = False
+    while True:
+        inside = any(_is_inside(ident) for ident in sys._current_frames() if ident != me)
+        if swapped and not inside:
+            return True
+        if not swapped and (not inside or time.monotonic() > deadline - CLOSE_S / 2):
+            for m in list(process.threads):
+                m.__class__ = _Gone
+                m.__dict__.clear()
+                m.__dict__["why"] = process.over
+            swapped = True
+            continue
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_LOOK_S)
+
+
+def _is_inside(ident: int) -> bool:
+    frame = sys._current_frames().get(ident)
+    while frame is not None:
+        if frame.f_code.co_filename.startswith(_PACKAGE):
+            return True
+        frame = frame.f_back
+    return False
+
+
+# ---------------------------------------------------------------- the other end of the socket
+def connect(name: str) -> socket.socket:
+    """A connection to the supervisor of that runtime.
+
+    Raises:
+        NotRunning: there is none; the text lists those that run.
+        PermissionError: the folder of standing runtimes is not this user's alone, or the socket is another user's.
+    """
+    try:
+        folder = names.Folder()
+    except FileNotFoundError:
+        raise NotRunning(f"no runtime named {name!r} runs: none does. Start it with: mproc-go start {name}") from None
+    with folder:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            sock.settimeout(START_S)
+            try:
+                if not folder.is_alive(name):
+                    raise FileNotFoundError(name)
+                sock.connect(folder.socket_path(name))
+            except (FileNotFoundError, ConnectionRefusedError):
+                running = [other for other in folder.living() if other != name]
+                known = f"running are {', '.join(running)}" if running else "none does"
+                raise NotRunning(
+                    f"no runtime named {name!r} runs: {known}. Start it with: mproc-go start {name}"
+                ) from None
+            except (TimeoutError, BlockingIOError):
+                raise NotRunning(f"runtime {name!r} does not answer; is its supervisor stopped?") from None
+            _, uid = control.peer(sock)
+            if uid != os.getuid():
+                raise PermissionError(f"runtime {name!r} in {folder.path} is run by user {uid}, not by {os.getuid()}")
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+
+def ask(name: str, what: str) -> tuple[dict[str, Any], bytes]:
+    """Ask a runtime for something without joining it: its answer, and what came as a file with it.
+
+    Raises:
+        NotRunning, PermissionError: as :func:`connect`; or it did not answer.
+    """
+    with connect(name) as sock:
+        packet, fds = _ask(sock, name, {"do": what}, 1)
+        if "error" in packet:
+            raise NotRunning(packet["error"])
+        text = b""
+        for fd in fds:
+            with open(fd, "rb") as file:
+                file.seek(0)
+                text = file.read()
+        return packet, text
+
+
+def _ask(
+    sock: socket.socket, name: str, packet: dict[str, Any], max_fds: int = 0, seconds: float = START_S
+) -> tuple[dict[str, Any], list[int]]:
+    try:
+        control.send(sock, packet)
+        if not select.select([sock], [], [], seconds)[0]:
+            raise NotRunning(f"runtime {name!r} does not answer; is its supervisor stopped?")
+        answer, fds = control.receive(sock, max_fds)
+    except (BrokenPipeError, ConnectionResetError):
+        answer, fds = None, []
+    except ValueError as error:
+        raise NotRunning(f"runtime {name!r} speaks another language: {error}") from error
+    if answer is None:
+        raise NotRunning(f"runtime {name!r} ended meanwhile")
+    return answer, fds
+
+
+def _refuse_version(name: str, theirs: Any) -> NoReturn:
+    ours = control.versions()
+    raise RuntimeError(
+        f"runtime {name!r} was started by Python {theirs.get('python')} and mproc_go with memory layout "
+        f"{theirs.get('layout')}; this program has Python {ours['python']} and layout {ours['layout']}. "
+        "Both must be the same: start the one or the other with the same environment"
+    )
