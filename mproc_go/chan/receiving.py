@@ -211,7 +211,7 @@ class Receiving(End, Generic[T]):
         try:
             for hdr, body in messages:
                 if hdr & NOT_PLAIN:
-                    values.append(copy(m, hdr, body))
+                    values.append(copy(m, hdr, body, True))
                     discard(m, hdr, body)
                 else:
                     values.append(wire.decode(hdr, body))  # type: ignore[arg-type]

@@ -67,7 +67,7 @@ class Sending(End, Generic[T]):
         if timeout is not None:
             timeout = seconds(timeout)
         hdr, data = wire.encode(v)
-        body: Body = data
+        body: Body = data  # type: ignore[assignment]  # pieces are long, and stowed
         if hdr & HDR_HAS_HANDLES or len(data) > INLINE_BYTES:
             hdr, body = stow(m, hdr, data)
         w = m.w

@@ -27,6 +27,7 @@ __all__ = [
     "pack_table",
     "register",
     "split_table",
+    "table_bytes",
 ]
 
 #: (kind, base, generation) of one handle.
@@ -145,6 +146,11 @@ def pack_table(triples: Sequence[Triple]) -> bytes:
         return _SMALL[1].pack(1, *triples[0])
     flat = [word for triple in triples for word in triple]
     return _SMALL[n].pack(n, *flat) if n < len(_SMALL) else struct.pack(f"<{1 + len(flat)}Q", n, *flat)
+
+
+def table_bytes(n: int) -> int:
+    """Length of a table of `n` handles."""
+    return _WORD_BYTES + n * _ENTRY_BYTES
 
 
 def handle_table(data: bytes | bytearray | memoryview) -> list[Triple]:

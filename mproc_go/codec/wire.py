@@ -2,10 +2,15 @@
 
 A message is ``(header, data)``. The header is one 64-bit word, which fits beside the data in a channel's slot:
 
-    bits 0..47 length of data in bytes    bits 48..55 tag, never 0    bit 56 HAS_HANDLES: data begins with their table
+    bits 0..47 length of data in bytes    bits 48..54 tag, never 0    bit 55 HAS_BUFFERS: some of it travels beside
+    bit 56 HAS_HANDLES: data begins with their table
 
 Plain scalars have a tag each; all else is pickle protocol 5, and what pickle can't do (functions and classes without
 an importable name) cloudpickle does.
+
+Long values are not joined into one piece here: :class:`Pieces` are copied straight to where the message lies. What
+pickle hands over as a buffer of LARGE_BYTES and more (arrays; protocol 5) travels beside the message, in memory of its
+own, which the receiver looks at without a copy (runtime/buffers.py).
 
 Rejected, measured on CPython 3.11:
 
@@ -26,7 +31,7 @@ import struct
 import sys
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from mproc_go.codec import byname, classes, culprit
@@ -35,9 +40,12 @@ from mproc_go.codec.handles import HANDLE_TYPES, Handle, Triple, open_handle, pa
 from mproc_go.errors import EncodeError, MprocError, NotRunning, RemoteError
 
 __all__ = [
+    "HAS_BUFFERS",
     "HAS_HANDLES",
+    "LARGE_BYTES",
     "LENGTH_MASK",
     "DecodeError",
+    "Pieces",
     "decode",
     "decode_exception",
     "dump",
@@ -50,7 +58,12 @@ Data = bytes | bytearray | memoryview
 
 LENGTH_MASK: Final = (1 << 48) - 1
 TAG_SHIFT: Final = 48
+HAS_BUFFERS: Final = 1 << 55
 HAS_HANDLES: Final = 1 << 56
+
+# From here on a buffer travels beside its message: copying it once more would cost as much as a record, a block and a
+# view of it.
+LARGE_BYTES: Final = 128 * 1024
 
 # Tags. 0 is an empty slot, not a message.
 T_NONE: Final = 1
@@ -65,7 +78,8 @@ T_HANDLE: Final = 9
 T_EXCEPTION: Final = 10
 T_TUPLE: Final = 11  # of which some items are handles: (request, reply channel), the arguments of a goroutine
 
-# What is left of a header when the length is shifted out: the tag, and 0x100 where there are handles.
+# What is left of a header (without HAS_BUFFERS) when the length is shifted out: the tag, and 0x100 where there are
+# handles.
 _HANDLES_BIT: Final = HAS_HANDLES >> TAG_SHIFT
 _K_PICKLE_HANDLES: Final = T_PICKLE | _HANDLES_BIT
 _K_HANDLE: Final = T_HANDLE | _HANDLES_BIT
@@ -113,11 +127,39 @@ class DecodeError(ValueError):
     """A message can't be rebuilt in this process; ``__cause__`` says why (a missing module, bytes that are none)."""
 
 
+class Pieces:
+    """The data of a long message, in pieces that may still be the value's own memory: copy them before it changes.
+
+    Attributes:
+        parts: what follows each other in the message (behind the table of handles, if there are buffers).
+        handles: the handles in it, for the table, if there are buffers (else `parts` begins with the table).
+        buffers: what travels beside it, each a flat view of bytes.
+    """
+
+    __slots__ = ("buffers", "handles", "parts")
+
+    def __init__(self, parts: list[Data], handles: list[Triple], buffers: list[memoryview]) -> None:
+        self.parts = parts
+        self.handles = handles
+        self.buffers = buffers
+
+    def __len__(self) -> int:
+        """Bytes of all of it; more than lies inline anywhere."""
+        return sum(map(len, self.parts)) + sum(map(len, self.buffers))
+
+    def release(self) -> None:
+        """Let go of the value's memory."""
+        self.parts.clear()
+        for view in self.buffers:
+            view.release()
+        self.buffers.clear()
+
+
 # ---------------------------------------------------------------------------------------------------------- encoding
 
 
-def encode(value: object) -> tuple[int, bytes]:
-    """Return `value` as ``(header, data)``. The value is not changed, and the bytes share nothing with it.
+def encode(value: object) -> tuple[int, bytes | Pieces]:
+    """Return `value` as ``(header, data)``. The value is not changed, and bytes share nothing with it.
 
     Raises:
         EncodeError: it can't travel; the text names the type and where it lies, ``__cause__`` is the first error.
@@ -154,16 +196,14 @@ def encode(value: object) -> tuple[int, bytes]:
         tools = _idle.pop()
     except IndexError:
         tools = _new_tools()
-    pickle_it, parts, handles, clear_memo = tools
+    pickle_it, parts, handles, clear_memo, buffers = tools
     try:
         pickle_it(value)
     except Exception as error:  # a user's __reduce__ may raise anything
-        data, found = _dump_again(value, error)
-        if found:
-            data = pack_table(found) + data
-            return _H_PICKLE | HAS_HANDLES | len(data), data
-        return _H_PICKLE | len(data), data
-    data = parts[0] if len(parts) == 1 else b"".join(parts)
+        return _message(_H_PICKLE, *_dump_again(value, error))
+    if len(parts) > 1 or buffers:
+        return _message(_H_PICKLE, *_taken_from(tools, _idle))
+    data = parts[0]
     size = len(data)
     header = _H_PICKLE | size
     if handles:
@@ -192,22 +232,36 @@ def _encode_tuple(value: tuple[Any, ...]) -> tuple[int, bytes]:
             places.append(place)
             rest[place] = None
     try:
-        data, found = _dump((bytes(places), rest))
+        parts, found, buffers = _dump((bytes(places), rest), _idle)
     except Exception:
         dump(value)  # raises, and names the place in the user's own tuple
         raise
-    data = pack_table(triples + found) + data
-    return _H_TUPLE | len(data), data
+    return _message(_H_TUPLE, parts, triples + found, buffers)
+
+
+def _message(tag: int, parts: list[Any], handles: list[Triple], buffers: list[memoryview]) -> tuple[int, Any]:
+    """Make a message of what a pickler wrote and met."""
+    # What was written without a copy may be a buffer that was too small to travel beside.
+    parts = [part.raw() if type(part) is pickle.PickleBuffer else part for part in parts]
+    if buffers:
+        return tag | HAS_BUFFERS | sum(map(len, parts)), Pieces(parts, handles, buffers)
+    if handles:
+        parts = [pack_table(handles), *parts]
+        tag |= HAS_HANDLES
+    size = sum(map(len, parts))
+    if size < LARGE_BYTES or len(parts) == 1:
+        return tag | size, parts[0] if len(parts) == 1 else b"".join(parts)
+    return tag | size, Pieces(parts, [], [])
 
 
 def dump(value: object) -> tuple[bytes, list[Triple]]:
-    """Pickle `value`; return the bytes and the handles met, one entry per handle object.
+    """Pickle `value`, all in one piece; return the bytes and the handles met, one entry per handle object.
 
     Raises:
         EncodeError: as :func:`encode`.
     """
     try:
-        return _dump(value)
+        return _dump_whole(value)
     except NotRunning:  # a handle of a runtime that is over
         raise
     except Exception as error:
@@ -235,10 +289,13 @@ class _Sink:
 class _Pickler(pickle.Pickler):
     """The fast pickler: reused, counts handles, gives up at what has no importable name."""
 
-    def __init__(self) -> None:
+    def __init__(self, beside: bool) -> None:
+        """`beside`: large buffers are kept for themselves."""
         self.parts: list[bytes] = []
         self.handles: list[Triple] = []
-        super().__init__(_Sink(self.parts.append), PROTOCOL)
+        self.buffers: list[memoryview] = []
+        keep = _keeper(self.buffers) if beside else None
+        super().__init__(_Sink(self.parts.append), PROTOCOL, buffer_callback=keep)
 
     def reducer_override(self, obj: Any) -> Any:
         # Called for everything but the built-in containers and scalars.
@@ -255,7 +312,23 @@ class _Pickler(pickle.Pickler):
             raise _ByValueError
         elif t is memoryview:
             return _reduce_memoryview(obj)
+        elif t.__name__ == "ndarray":
+            return _reduce_ndarray(obj)
         return NotImplemented
+
+
+def _keeper(buffers: list[memoryview]) -> Callable[[Any], bool]:
+    """What a pickler calls with a buffer: whether it goes into the pickle itself, else it is kept here."""
+
+    def goes_inside(buffer: pickle.PickleBuffer) -> bool:
+        view = buffer.raw()
+        if view.nbytes < LARGE_BYTES:
+            view.release()
+            return True
+        buffers.append(view)
+        return False
+
+    return goes_inside
 
 
 # Types that pickle as a name only, also where the worker's __main__ does not have that name.
@@ -265,41 +338,58 @@ _ONLY_CLOUDPICKLE = frozenset({types.ModuleType, typing.TypeVar})
 
 # Picklers nobody uses at the moment. Taking one out is atomic, so that neither another thread nor a user's __reduce__
 # that encodes (or parks its goroutine, and the next one encodes) ever meets one in use.
-_Tools = tuple[Callable[[object], None], list[bytes], list[Triple], Callable[[], None]]
+_Tools = tuple[Callable[[object], None], list[bytes], list[Triple], Callable[[], None], list[memoryview]]
 _idle: list[_Tools] = []
+_idle_whole: list[_Tools] = []  # of these nothing travels beside
+
+# What a pickler wrote, in parts; the handles it met; the buffers it kept.
+_Dumped = tuple[list[bytes], list[Triple], list[memoryview]]
 
 
-def _new_tools() -> _Tools:
-    """Make a pickler; return what is used of it: dump, what it wrote, the handles it met, clear_memo."""
-    pickler = _Pickler()
-    return pickler.dump, pickler.parts, pickler.handles, pickler.clear_memo
+def _new_tools(beside: bool = True) -> _Tools:
+    """Make a pickler; return what is used of it: dump, what it wrote, handles it met, clear_memo, buffers it kept."""
+    pickler = _Pickler(beside)
+    return pickler.dump, pickler.parts, pickler.handles, pickler.clear_memo, pickler.buffers
 
 
-def _dump(value: object) -> tuple[bytes, list[Triple]]:
+def _dump(value: object, idle: list[_Tools]) -> _Dumped:
     try:
-        tools = _idle.pop()
+        tools = idle.pop()
     except IndexError:
-        tools = _new_tools()
-    pickle_it, parts, handles, clear_memo = tools
+        tools = _new_tools(idle is _idle)
     try:
-        pickle_it(value)
+        tools[0](value)
     except RecursionError:
         raise
     except Exception:  # a user's __reduce__ may raise anything
         # This pickler is not used again: its memo, and the handles it has met, go with it.
-        return _dump_by_value(value)
-    # Several parts where something large was written without a copy. It may be a view of the user's own buffer.
-    data = parts[0] if len(parts) == 1 else b"".join(parts)
-    found = handles.copy()
-    if len(data) <= _KEEP_UP_TO_BYTES:
-        handles.clear()
-        parts.clear()
-        clear_memo()
-        _idle.append(tools)
-    return data, found
+        return _dump_by_value(value, idle is _idle)
+    return _taken_from(tools, idle)
 
 
-def _dump_again(value: object, error: Exception) -> tuple[bytes, list[Triple]]:
+def _taken_from(tools: _Tools, idle: list[_Tools]) -> _Dumped:
+    """What a pickler wrote; it is used again, unless that was much.
+
+    Several parts where something large was written without a copy. It may be a view of the user's own buffer.
+    """
+    _, parts, handles, clear_memo, buffers = tools
+    if len(parts) > 1 or len(parts[0]) > _KEEP_UP_TO_BYTES:
+        return parts, handles, buffers
+    dumped = parts.copy(), handles.copy(), buffers.copy()
+    handles.clear()
+    parts.clear()
+    buffers.clear()
+    clear_memo()
+    idle.append(tools)
+    return dumped
+
+
+def _dump_whole(value: object) -> tuple[bytes, list[Triple]]:
+    parts, handles, _ = _dump(value, _idle_whole)
+    return parts[0] if len(parts) == 1 else b"".join(parts), handles
+
+
+def _dump_again(value: object, error: Exception) -> _Dumped:
     """Pickle what the plain pickler gave up at."""
     try:
         if isinstance(error, RecursionError | NotRunning):
@@ -315,12 +405,13 @@ def _complaint(value: object, error: Exception) -> str:
     return f"{culprit.describe(value, _can_dump)}: {_message_of(error)}"
 
 
-def _dump_by_value(value: object) -> tuple[bytes, list[Triple]]:
+def _dump_by_value(value: object, beside: bool = True) -> _Dumped:
     parts: list[bytes] = []
+    buffers: list[memoryview] = []
     # A new one each time: cloudpickle's pickler remembers the globals of the functions it has met.
-    pickler = _by_value_pickler()(_Sink(parts.append), PROTOCOL)
+    pickler = _by_value_pickler()(_Sink(parts.append), PROTOCOL, _keeper(buffers) if beside else None)
     pickler.dump(value)
-    return b"".join(parts), pickler.handles
+    return parts, pickler.handles, buffers
 
 
 _by_value_class: Any = None
@@ -336,8 +427,8 @@ def _by_value_pickler() -> Any:
     import cloudpickle
 
     class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
-        def __init__(self, file: _Sink, protocol: int) -> None:
-            super().__init__(file, protocol)
+        def __init__(self, file: _Sink, protocol: int, keep: Callable[[Any], bool] | None) -> None:
+            super().__init__(file, protocol, keep)
             self.handles: list[Triple] = []
 
         def reducer_override(self, obj: Any) -> Any:
@@ -348,6 +439,8 @@ def _by_value_pickler() -> Any:
                 return _reduce_memoryview(obj)
             if t is types.CodeType:
                 return _reduce_code(obj)
+            if t.__name__ == "ndarray":
+                return _reduce_ndarray(obj)
             if t in _NAMED:
                 return NotImplemented if byname.is_by_name(obj) else _reduce_named(obj)
             if t is io.TextIOWrapper and obj is not sys.stdout and obj is not sys.stderr:
@@ -426,8 +519,23 @@ def _reduce_memoryview(view: memoryview) -> tuple[Any, ...]:
         raise TypeError("a memoryview without dimensions, or with an empty one among several, can't be rebuilt")
     # Fails here, in the sender, for a format that cast() can't make.
     memoryview(bytes(view.itemsize)).cast("B").cast(view.format)  # type: ignore[call-overload]
-    flat = view.tobytes()
-    return _rebuild_memoryview, (flat if view.readonly else bytearray(flat), view.format, shape)
+    flat: Any = view
+    if view.nbytes < LARGE_BYTES or not view.c_contiguous:  # only what is in C order can be cast to the shape again
+        flat = view.tobytes() if view.readonly else bytearray(view.tobytes())
+    return _rebuild_memoryview, (pickle.PickleBuffer(flat), view.format, shape)
+
+
+def _reduce_ndarray(array: Any) -> Any:
+    """A large array with gaps is made one without: pickle would copy it more than once."""
+    if (
+        type(array).__module__ != "numpy"
+        or array.flags.c_contiguous
+        or array.flags.f_contiguous
+        or array.nbytes < LARGE_BYTES
+        or array.dtype.hasobject
+    ):
+        return NotImplemented
+    return array.copy().__reduce_ex__(PROTOCOL)
 
 
 def _rebuild_memoryview(buffer: Data, format: str, shape: tuple[int, ...]) -> memoryview:
@@ -439,7 +547,7 @@ def _rebuild_memoryview(buffer: Data, format: str, shape: tuple[int, ...]) -> me
 
 def _can_dump(value: object) -> bool:
     try:
-        _dump(value)
+        _dump(value, _idle_whole)
     except Exception:  # as in _dump
         return False
     return True
@@ -454,8 +562,12 @@ def _message_of(error: BaseException) -> str:
 # ---------------------------------------------------------------------------------------------------------- decoding
 
 
-def decode(header: int, data: Data) -> Any:
+def decode(header: int, data: Data, buffers: Iterable[Any] | None = None) -> Any:
     """Rebuild the value of a message.
+
+    Args:
+        header: without HAS_BUFFERS.
+        buffers: what travelled beside it, in order.
 
     Raises:
         DecodeError: the bytes are no message, or something in it can't be made in this process.
@@ -467,7 +579,7 @@ def decode(header: int, data: Data) -> Any:
         if kind == T_INT:
             return _unpack_int(data)[0]
         if kind == T_PICKLE:
-            return _loads(data)
+            return _loads(data, buffers=buffers)
         if kind <= T_TRUE:
             if kind and not data:
                 return _CONSTANTS[kind]
@@ -484,14 +596,14 @@ def decode(header: int, data: Data) -> Any:
         elif kind == _K_TUPLE:
             (n,) = _read_count(data)
             # The table has the handles of the tuple first, then those deeper inside.
-            places, items = _loads(memoryview(data)[8 + 24 * n :])
+            places, items = _loads(memoryview(data)[8 + 24 * n :], buffers=buffers)
             at = 8
             for place in places:
                 items[place] = open_handle(*_read_triple(data, at))
                 at += 24
             return tuple(items)
         elif kind == _K_PICKLE_HANDLES:
-            return _loads(split_table(data)[1])
+            return _loads(split_table(data)[1], buffers=buffers)
     except MprocError:
         raise
     except _struct_error as error:
@@ -566,7 +678,7 @@ def _chain_of(exc: BaseException) -> list[BaseException]:
 def _dump_exception(exc: BaseException) -> tuple[bytes, list[Triple]]:
     for form in (_as_it_pickles, _without_init):
         try:
-            payload, handles = _dump(form(exc))
+            payload, handles = _dump_whole(form(exc))
             if _is_copy(_loads(payload), exc):
                 return payload, handles
         except Exception:  # a user's __reduce__ or __init__; the next form may do

@@ -20,7 +20,6 @@ from typing import Any
 
 from mproc_go.chan import ops
 from mproc_go.chan.channel import Chan
-from mproc_go.codec import wire
 from mproc_go.errors import GO_OF_NIL, TICKER_INTERVAL, TICKER_RESET
 from mproc_go.lib import alarm
 from mproc_go.runtime import message, refs, spawn
@@ -240,7 +239,7 @@ def _look(m: M, base: int, gen: int, when: int) -> int:
     """Fire the timer if it is due; return when to look again. Runs: in an alarm."""
     w = m.w
     lock = m.locks[object_lock(base)]
-    hdr, body = wire.encode(time.time())
+    hdr, body = message.pack(m, time.time())
     now = time.monotonic_ns()
     g = call = 0
     m.enter(lock)

@@ -12,6 +12,7 @@ from mproc_go.shm.layout import (
     CODES_COUNT,
     G_STATUS,
     H_COMMITTED_WORDS,
+    H_KEPT_WORDS,
     H_LIMIT_WORDS,
     H_SLOTS,
     KIND_CLIENT,
@@ -60,6 +61,7 @@ _NAMES = {
     layout.KIND_TIMER: "timers",
     layout.KIND_TICKER: "tickers",
     layout.KIND_CONTEXT: "contexts",
+    layout.KIND_BUFFER: "large buffers",
 }
 
 
@@ -119,7 +121,8 @@ def stats_of(w: memoryview) -> dict[str, Any]:
         "handoffs": w[S_HANDOFFS],
         "objects": objects,
         "functions": w[CODES + CODES_COUNT],
-        "memory_bytes": w[H_COMMITTED_WORDS] * WORD,
+        "memory_bytes": (w[H_COMMITTED_WORDS] - w[H_KEPT_WORDS]) * WORD,
+        "memory_kept_bytes": w[H_KEPT_WORDS] * WORD,
         "memory_limit_bytes": w[H_LIMIT_WORDS] * WORD,
     }
 

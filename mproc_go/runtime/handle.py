@@ -13,6 +13,7 @@ from mproc_go.runtime import refs
 from mproc_go.runtime.process import M
 from mproc_go.shm.layout import (
     KIND_ATOMIC,
+    KIND_BUFFER,
     KIND_CHAN,
     KIND_COND,
     KIND_CONTEXT,
@@ -35,6 +36,7 @@ from mproc_go.shm.pool import give, take
 handles.HOMES.update(
     {
         KIND_ATOMIC: "mproc_go.sync.atomic",
+        KIND_BUFFER: "mproc_go.runtime.buffers",
         KIND_CHAN: "mproc_go.chan.channel",
         KIND_COND: "mproc_go.sync.cond",
         KIND_CONTEXT: "mproc_go.lib.context",

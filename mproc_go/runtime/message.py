@@ -4,6 +4,9 @@ A message is encoded before any lock is taken and decoded after it was given bac
 or a copy of at most 56 bytes. ``body`` below is the payload itself while it is short, and the base of its block once it
 was spilled.
 
+Large buffers travel beside it, as handles of memory of their own (runtime/buffers.py). Other long payloads are copied
+in once, whatever pieces they come in, and decoded where they lie.
+
 Handles inside a message count as references while it travels: taken when it is packed, given back when it is opened or
 discarded.
 """
@@ -13,13 +16,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mproc_go.codec import wire
-from mproc_go.codec.handles import handle_table
+from mproc_go.codec.handles import Triple, handle_table, pack_table, table_bytes
+from mproc_go.runtime.buffers import open_view, store
 from mproc_go.shm.layout import (
     BLOCK_DATA,
+    HDR_HAS_BUFFERS,
     HDR_HAS_HANDLES,
     HDR_LEN_MASK,
     HDR_SPILLED,
     INLINE_BYTES,
+    KIND_BUFFER,
     MSG_BODY,
     MSG_HDR,
     WORD,
@@ -33,7 +39,10 @@ if TYPE_CHECKING:
 Body = bytes | int
 
 # The part of a header that is the codec's.
-CODEC_MASK = HDR_SPILLED - 1
+CODEC_MASK = (HDR_SPILLED - 1) & ~HDR_HAS_BUFFERS
+
+# From here on a payload is decoded where it lies; below, a copy is cheaper than a view.
+_IN_PLACE_BYTES = 32 * 1024
 
 
 def pack(m: M, value: Any, inline_bytes: int = INLINE_BYTES) -> tuple[int, Body]:
@@ -46,8 +55,11 @@ def pack(m: M, value: Any, inline_bytes: int = INLINE_BYTES) -> tuple[int, Body]
     return stow(m, *wire.encode(value), inline_bytes)
 
 
-def stow(m: M, hdr: int, data: bytes, inline_bytes: int = INLINE_BYTES) -> tuple[int, Body]:
+def stow(m: M, hdr: int, data: bytes | wire.Pieces, inline_bytes: int = INLINE_BYTES) -> tuple[int, Body]:
     """Make a message of an encoded value: spill it if it is long, and count the handles in it."""
+    if type(data) is wire.Pieces:
+        return _stow_pieces(m, hdr, data)
+    assert isinstance(data, bytes)
     body: Body = data
     if (hdr & HDR_LEN_MASK) > inline_bytes:
         body = take_block(m, len(data))
@@ -57,6 +69,37 @@ def stow(m: M, hdr: int, data: bytes, inline_bytes: int = INLINE_BYTES) -> tuple
     if hdr & HDR_HAS_HANDLES:
         m.process.refs.retain(m, handle_table(data))
     return hdr, body
+
+
+def _stow_pieces(m: M, hdr: int, pieces: wire.Pieces) -> tuple[int, Body]:
+    """Make a message of a long value: its buffers first, each in memory of its own, then the rest in one block."""
+    refs = m.process.refs
+    made: list[Triple] = []
+    try:
+        parts, travelling = pieces.parts, pieces.handles
+        for view in pieces.buffers:
+            made.append(store(m, view))
+        if made:
+            parts = [pack_table(travelling + made), *parts]
+        length = sum(map(len, parts))
+        block = take_block(m, length)
+        at = (block + BLOCK_DATA) * WORD
+        for part in parts:
+            m.segment.fill(at, part)
+            at += len(part)
+        # From here on nothing fails.
+        if not made and hdr & HDR_HAS_HANDLES:
+            travelling = handle_table(parts[0])
+        refs.retain(m, travelling)
+        while made:
+            refs.hand_over(m, made[-1][1])
+            made.pop()
+            hdr |= HDR_HAS_HANDLES
+        return hdr & ~HDR_LEN_MASK | length | HDR_SPILLED, block
+    finally:
+        for kind, base, _ in made:
+            refs.drop(m, kind, base)
+        pieces.release()
 
 
 def put(w: Any, mem: Any, at: int, hdr: int, body: Body) -> None:
@@ -78,32 +121,71 @@ def fetch(w: Any, mem: Any, at: int) -> tuple[int, Body]:
     return hdr, mem[start : start + (hdr & HDR_LEN_MASK)]
 
 
-def _data(m: M, hdr: int, body: Body) -> bytes:
-    """The payload; frees its block."""
+def _length_in_block(hdr: int) -> int:
+    return hdr & HDR_LEN_MASK if hdr & HDR_SPILLED else 0
+
+
+def _read(m: M, hdr: int, body: Body) -> bytes | memoryview:
+    """The payload, left where it is; a long one is not copied, so the message must outlive what is returned."""
+    if not isinstance(body, int):
+        return body
+    length = hdr & HDR_LEN_MASK
+    start = (body + BLOCK_DATA) * WORD
+    if length >= _IN_PLACE_BYTES:
+        window: memoryview = m.segment.window(start, length)
+        return window
+    data: bytes = m.mem[start : start + length]
+    return data
+
+
+def _table(m: M, hdr: int, body: Body) -> list[Triple]:
+    """The handles in a message."""
+    if not hdr & HDR_HAS_HANDLES:
+        return []
     if isinstance(body, int):
-        length = hdr & HDR_LEN_MASK
         start = (body + BLOCK_DATA) * WORD
-        data: bytes = m.mem[start : start + length]
-        give_block(m, body, length)
-        return data
-    return body
+        n = m.w[body + BLOCK_DATA]
+        return handle_table(m.mem[start : start + min(hdr & HDR_LEN_MASK, table_bytes(n))])
+    return handle_table(body)
+
+
+def _decode(m: M, hdr: int, body: Body, table: list[Triple], mine: bool) -> Any:
+    """Decode a message with those handles, which goes on to be there meanwhile. `mine`: nobody decodes it after me."""
+    data = _read(m, hdr, body)
+    try:
+        if hdr & HDR_HAS_BUFFERS:
+            buffers = [open_view(m, base, gen, mine) for kind, base, gen in table if kind == KIND_BUFFER]
+            return wire.decode(hdr & CODEC_MASK, data, buffers)
+        return wire.decode(hdr & CODEC_MASK, data)
+    finally:
+        if type(data) is memoryview:
+            data.release()  # the traceback of an error may live on, and its frames with it
 
 
 def open_message(m: M, hdr: int, body: Body) -> Any:
     """Decode a message that is ours, and free what it occupied."""
-    data = _data(m, hdr, body) if hdr & HDR_SPILLED else body
-    if not hdr & HDR_HAS_HANDLES:
-        return wire.decode(hdr & CODEC_MASK, data)  # type: ignore[arg-type]
-    try:
-        return wire.decode(hdr & CODEC_MASK, data)  # type: ignore[arg-type]
-    finally:
-        # Only now: until the handles made here are counted, the message is what keeps the records alive.
-        m.process.refs.release(m, handle_table(data))  # type: ignore[arg-type]
+    if hdr & HDR_HAS_HANDLES or _length_in_block(hdr) >= _IN_PLACE_BYTES:
+        table = _table(m, hdr, body)
+        try:
+            return _decode(m, hdr, body, table, True)
+        finally:
+            if isinstance(body, int):
+                give_block(m, body, hdr & HDR_LEN_MASK)
+            # Only now: until the handles made here are counted, the message is what keeps the records alive.
+            m.process.refs.release(m, table)
+    data = _read(m, hdr, body)
+    if isinstance(body, int):
+        give_block(m, body, hdr & HDR_LEN_MASK)
+    return wire.decode(hdr & CODEC_MASK, data)
 
 
-def copy(m: M, hdr: int, body: Body) -> Any:
-    """Decode a message and leave it as it is, for whoever asks next."""
-    return wire.decode(hdr & CODEC_MASK, peek(m, hdr, body))
+def copy(m: M, hdr: int, body: Body, mine: bool = False) -> Any:
+    """Decode a message and leave it as it is, for whoever asks next.
+
+    Args:
+        mine: nobody will, if this goes well: the caller discards it.
+    """
+    return _decode(m, hdr, body, _table(m, hdr, body) if hdr & HDR_HAS_BUFFERS else [], mine)
 
 
 def copy_exception(m: M, hdr: int, body: Body) -> tuple[BaseException, str]:
@@ -122,8 +204,7 @@ def peek(m: M, hdr: int, body: Body) -> bytes:
 
 def discard(m: M, hdr: int, body: Body) -> None:
     """Free a message that is ours and that nobody will read."""
-    if not hdr & (HDR_SPILLED | HDR_HAS_HANDLES):
-        return
-    data = _data(m, hdr, body)
-    if hdr & HDR_HAS_HANDLES:
-        m.process.refs.release(m, handle_table(data))
+    table = _table(m, hdr, body)
+    if isinstance(body, int):
+        give_block(m, body, hdr & HDR_LEN_MASK)
+    m.process.refs.release(m, table)

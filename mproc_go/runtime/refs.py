@@ -137,6 +137,16 @@ class Refs:
             w[base + R_REFS] += 1
             m.leave(lock)
 
+    def hand_over(self, m: M, base: int) -> None:
+        """Our only handle of a record begins to travel: what it counted, the message counts from now on."""
+        w = m.w
+        with self._lock:
+            del self.holds[base]
+            lock = m.locks[object_lock(base)]
+            m.enter(lock)
+            w[base + self.word] &= ~self.bit  # publishes; before it, whoever buries us frees the record
+            m.leave(lock)
+
     def release(self, m: M, table: Iterable[tuple[int, int, int]]) -> None:
         """Uncount the handles of a message that was opened or discarded."""
         w = m.w

@@ -161,7 +161,7 @@ def spawn(
     else:
         value = args or None
     hdr, data = wire.encode(value)
-    body: message.Body = data
+    body: message.Body = data  # type: ignore[assignment]  # pieces are long, and stowed
     if retries:
         flags |= G_RETRY
         hdr, body = message.stow(m, hdr, data, -1)  # in a block in any case, which outlives the start

@@ -45,6 +45,8 @@ H_STOP: Final = 7
 # The worker asks the supervisor for one more M (set by wake_p, cleared by the supervisor; both may miss: it ticks).
 H_NEED_M: Final = 8
 H_PREEMPT: Final = 10  # 1: goroutines that compute for long are made to yield by a signal; constant
+# Words of free large blocks that kept their memory (part of the committed ones); guard: the lock of the large pools
+H_KEPT_WORDS: Final = 11
 H_ON_PANIC: Final = 9  # what a panic does: below; constant
 
 ON_PANIC_END: Final = 0
@@ -176,10 +178,11 @@ POOL_OBJECT: Final = 1
 POOL_SUDOG: Final = 2
 MIN_BLOCK_ORDER: Final = 4  # 16 words
 MAX_BLOCK_ORDER: Final = 40
-LARGE_ORDER: Final = 15  # from 256 KiB up a block is an extent of its own and gives its pages back when freed
+LARGE_ORDER: Final = 15  # from 256 KiB up a block is an extent of its own and gives its pages back (shm/pool.py)
 N_POOLS: Final = MAX_BLOCK_ORDER + 1
 POOL_WORDS: Final = 4
 POOL_FREE: Final = 0  # first free record, linked by R_LINK; guard: the pool's lock
+POOL_HOT: Final = 2  # first free block that kept its memory, in large pools; guard: the pool's lock
 POOL_CUR: Final = 1  # extent number << 32 | records carved from it; guard: the pool's lock
 
 N_EXTENTS: Final = 16384
@@ -200,6 +203,7 @@ REC_CACHED: Final = 1  # in the owner's private cache
 REC_LIVE: Final = 2
 
 BLOCK_DATA: Final = 1  # payload of a block begins here
+FB_WORDS: Final = 2  # of a free large block: words with memory behind them; writer: who frees it
 
 # Records that handles name (goroutines and objects); guard: the record's object lock
 R_HOLDERS: Final = 3  # 4 words: a bit for each process that has a handle
@@ -234,8 +238,9 @@ SLOT_MSG_WORDS: Final = 8  # in channels and sudogs
 INLINE_BYTES: Final = 56
 G_INLINE_BYTES: Final = 120
 
-# Header word of a message (the codec sets the lower part; bit 57 up is transport)
+# Header word of a message (the codec sets the lower part; bits 55 and 57 up are transport)
 HDR_LEN_MASK: Final = (1 << 48) - 1
+HDR_HAS_BUFFERS: Final = 1 << 55
 HDR_HAS_HANDLES: Final = 1 << 56
 HDR_SPILLED: Final = 1 << 57  # the payload is in a block
 HDR_EXCEPTION: Final = 1 << 58  # a goroutine's result: the exception that left it
@@ -316,6 +321,10 @@ CX_OWNER: Final = 21  # whose list it is in, 0 if none; hint, recomputed by repa
 CX_MSG: Final = 22  # message (header, then block or 0): value of a value, cause of what was cancelled, call of a hook
 CX_KEY: Final = 24  # message: key of a value
 CX_LOOK: Final = 26  # as TM_LOOK
+# memory of its own: a large buffer of a message, a shared array; constant once O_KIND says so
+MB_BLOCK: Final = 9  # block with the bytes, 0 while there is none ...
+MB_BYTES: Final = 10  # ... and how many they are, from word MB_DATA of the block on
+MB_DATA: Final = 8  # the first line of the block is its header's, so that the bytes lie as processors like it (64)
 
 ONCE_NEW: Final = 0
 ONCE_RUNNING: Final = 1
@@ -345,6 +354,7 @@ KIND_ATOMIC: Final = 15
 KIND_TIMER: Final = 16  # the record is the one of its channel
 KIND_TICKER: Final = 17  # the same
 KIND_CONTEXT: Final = 18
+KIND_BUFFER: Final = 24  # never seen by users: their array or memoryview holds it
 
 # Outcomes in a decision word
 OUT_OK: Final = 1

@@ -8,14 +8,19 @@ Who has a record is written in its head: FREE, CACHED by a slot, or LIVE (the sl
 cached, and what it had taken without publishing it, is therefore found by walking the extents (the reaper's slow way),
 and the fast way needs no record of what is under way.
 
+A large block is an extent of its own, as long as a power of two, with memory behind as many pages as it needs. Getting
+pages from the machine, and giving them back, takes several times as long as copying a message into them; so a bounded
+part of the freed blocks keep theirs (*hot*: a second list, used first). When memory runs out they give them back before
+anybody is told so: the limit is exact.
+
 Invariants:
     PL1  Every carved record is in exactly one place: the free list, one slot's cache, or live.
     PL2  The free list is acyclic and holds carved records of this pool only.
     PL3  Extents don't overlap, and only the last one of a pool is partly carved.
 
-Crash: each change ends in one store (POOL_FREE, POOL_CUR or EXTENTS_COUNT). Killed before it: nothing happened, and
-records whose head says CACHED are still in the list (a list member counts as free whatever its head says).
-Killed after it: the records bear the dead slot in their head.
+Crash: each change ends in one store (POOL_FREE, POOL_HOT, POOL_CUR or EXTENTS_COUNT). Killed before it: nothing
+happened, and records whose head says CACHED are still in the list (a list member counts as free whatever its head
+says). Killed after it: the records bear the dead slot in their head.
 """
 
 from __future__ import annotations
@@ -33,7 +38,9 @@ from mproc_go.shm.layout import (
     EXTENTS,
     EXTENTS_COUNT,
     EXTENTS_ENTRY,
+    FB_WORDS,
     H_COMMITTED_WORDS,
+    H_KEPT_WORDS,
     H_LIMIT_WORDS,
     L_SEGMENT,
     LARGE_ORDER,
@@ -43,6 +50,7 @@ from mproc_go.shm.layout import (
     PAGE_WORDS,
     POOL_CUR,
     POOL_FREE,
+    POOL_HOT,
     POOL_WORDS,
     POOLS,
     R_GEN,
@@ -63,6 +71,9 @@ _CACHE_BYTES = 64 * 1024  # what a thread keeps of a pool ...
 _CACHE_MAX = 64  # ... and how many records at the most; a batch is half of it
 _FIRST_EXTENT_WORDS = 8 * 1024  # 64 KiB; doubles with each extent of the pool
 _MAX_EXTENT_WORDS = 512 * 1024  # 4 MiB
+# Free large blocks keep that much memory, or less where the limit is low.
+_KEEP_WORDS = 32 * 1024 * 1024  # 256 MiB
+_KEEP_PART = 8
 
 
 def cache_size(pool: int) -> int:
@@ -179,7 +190,24 @@ def take_block(t: Thread, n_bytes: int) -> int:
         raise SharedMemoryFull(
             f"{n_bytes} bytes in one piece: the segment may grow to {t.w[H_LIMIT_WORDS] * WORD} bytes (memory=)"
         )
-    return _take_large(t, pool, n_bytes)
+    return _take_large(t, pool, n_bytes)[0]
+
+
+def take_zeroed(t: Thread, n_bytes: int) -> int:
+    """As :func:`take_block`, with a payload of zeros."""
+    pool = block_pool(n_bytes)
+    if pool >= LARGE_ORDER and n_bytes // WORD <= t.w[H_LIMIT_WORDS] and pool <= MAX_BLOCK_ORDER:
+        base, used = _take_large(t, pool, n_bytes)
+        dirty = min(n_bytes, (used - BLOCK_DATA) * WORD)
+    else:
+        base, dirty = take_block(t, n_bytes), n_bytes
+    start = (base + BLOCK_DATA) * WORD
+    for at in range(0, dirty, len(_ZEROS)):
+        t.segment.fill(start + at, _ZEROS[: dirty - at])
+    return base
+
+
+_ZEROS = memoryview(bytes(1 << 20))
 
 
 def give_block(t: Thread, base: int, n_bytes: int) -> None:
@@ -188,19 +216,19 @@ def give_block(t: Thread, base: int, n_bytes: int) -> None:
     if pool < LARGE_ORDER:
         give(t, pool, base)
         return
-    words = _large_words(n_bytes)
-    t.segment.give_back(base, words)
     w = t.w
-    t.enter(t.locks[L_SEGMENT])
-    w[H_COMMITTED_WORDS] -= words - PAGE_WORDS
-    t.leave(t.locks[L_SEGMENT])
-    lock = t.locks[pool_lock(pool)]
-    p = POOLS + pool * POOL_WORDS
-    t.enter(lock)
-    w[base] = t.cached
-    w[base + R_LINK] = w[p + POOL_FREE]
-    w[p + POOL_FREE] = base  # publishes
-    t.leave(lock)
+    words = _large_words(n_bytes)
+    w[base + FB_WORDS] = words
+    w[base] = t.cached  # from here on it goes into its list even if we die
+    most = min(_KEEP_WORDS, w[H_LIMIT_WORDS] // _KEEP_PART)
+    if words <= most:
+        # What was used last is what will be used next: others make room for it.
+        while w[H_KEPT_WORDS] + words > most and _let_go(t, pool):
+            pass
+        if w[H_KEPT_WORDS] + words <= most:
+            _push(t, pool, POOL_HOT, base, words)
+            return
+    _cool(t, pool, base)
 
 
 def _large_words(n_bytes: int) -> int:
@@ -208,35 +236,103 @@ def _large_words(n_bytes: int) -> int:
     return -(-((n_bytes + WORD - 1) // WORD + BLOCK_DATA) // PAGE_WORDS) * PAGE_WORDS
 
 
-def _take_large(t: Thread, pool: int, n_bytes: int) -> int:
+def _take_large(t: Thread, pool: int, n_bytes: int) -> tuple[int, int]:
+    """A large block; returns its base, and how many words of it may not be zero."""
     w = t.w
     words = _large_words(n_bytes)
+    base = _pop(t, pool, POOL_HOT) or _pop(t, pool, POOL_FREE)
+    if not base:
+        base = _extend(t, pool, 1 << pool, words)
+        w[base] = t.live
+        return base, BLOCK_DATA
+    have: int = w[base + FB_WORDS]
+    try:
+        if have < words:
+            _account(t, words - have)
+            try:
+                t.segment.commit(base + have, words - have)
+            except BaseException:
+                _account(t, have - words)
+                raise
+        elif have > words:
+            _account(t, words - have)
+            t.segment.give_back(base + words, have - words)
+    except BaseException:
+        w[base] = t.cached
+        _push(t, pool, POOL_HOT if have > PAGE_WORDS else POOL_FREE, base, have)
+        raise
+    return base, min(have, words)
+
+
+def _pop(t: Thread, pool: int, which: int) -> int:
+    """Take the first block of a list of the large pool, 0 if there is none. Blocks: for the pool's lock."""
+    w = t.w
+    head = POOLS + pool * POOL_WORDS + which
+    if not w[head]:  # a stale look only finds one too few
+        return 0
     lock = t.locks[pool_lock(pool)]
-    p = POOLS + pool * POOL_WORDS
     t.enter(lock)
-    base: int = w[p + POOL_FREE]
+    base: int = w[head]
     if base:
         w[base] = t.live
-        w[p + POOL_FREE] = w[base + R_LINK]  # publishes
+        w[head] = w[base + R_LINK]  # publishes: it is ours
+        if which == POOL_HOT:
+            w[H_KEPT_WORDS] -= w[base + FB_WORDS]
     t.leave(lock)
-    if not base:
-        base = _add_extent(t, pool, 1 << pool, words)
-        w[base] = t.live
-        return base
-    try:
-        _account(t, words - PAGE_WORDS)
-        try:
-            t.segment.commit(base, words)
-        except BaseException:
-            _account(t, PAGE_WORDS - words)
-            raise
-    except BaseException:
-        t.enter(lock)
-        w[base + R_LINK] = w[p + POOL_FREE]
-        w[p + POOL_FREE] = base
-        t.leave(lock)
-        raise
     return base
+
+
+def _push(t: Thread, pool: int, which: int, base: int, words: int) -> None:
+    """Put a block with memory behind `words` into a list of the large pool. Blocks: for the pool's lock."""
+    w = t.w
+    head = POOLS + pool * POOL_WORDS + which
+    lock = t.locks[pool_lock(pool)]
+    t.enter(lock)
+    w[base + R_LINK] = w[head]
+    w[head] = base  # publishes: it is everybody's
+    if which == POOL_HOT:
+        w[H_KEPT_WORDS] += words
+    t.leave(lock)
+
+
+def _cool(t: Thread, pool: int, base: int) -> None:
+    """Give the memory of a free block that is ours back to the machine, but for its first page; put it in its list.
+
+    Crash: counted first, so that at most pages stay, until the block is used again.
+    """
+    w = t.w
+    words = w[base + FB_WORDS]
+    lock = t.locks[L_SEGMENT]
+    t.enter(lock)
+    w[base + FB_WORDS] = PAGE_WORDS
+    w[H_COMMITTED_WORDS] -= words - PAGE_WORDS  # dead before it: too high by that, never too low
+    t.leave(lock)
+    t.segment.give_back(base + PAGE_WORDS, words - PAGE_WORDS)
+    _push(t, pool, POOL_FREE, base, PAGE_WORDS)
+
+
+def _let_go(t: Thread, spared: int = 0) -> bool:
+    """Have one hot block give its memory back, not one of the pool `spared`; False if there is none."""
+    w = t.w
+    for pool in range(MAX_BLOCK_ORDER, LARGE_ORDER - 1, -1):
+        if pool != spared:
+            base = _pop(t, pool, POOL_HOT)
+            if base:
+                w[base] = t.cached
+                _cool(t, pool, base)
+                return True
+    return False
+
+
+def repair_kept(w: memoryview) -> None:
+    """Count again how much the hot blocks keep: who changed their lists died. Runs alone, under the lock of all."""
+    kept = 0
+    for pool in range(LARGE_ORDER, MAX_BLOCK_ORDER + 1):
+        base = w[POOLS + pool * POOL_WORDS + POOL_HOT]
+        while base:
+            kept += w[base + FB_WORDS]
+            base = w[base + R_LINK]
+    w[H_KEPT_WORDS] = kept
 
 
 # ---------------------------------------------------------------- extents
@@ -262,28 +358,41 @@ def _grow(t: Thread, pool: int) -> None:
     size = max(size // words, 1) * words
     size = -(-size // PAGE_WORDS) * PAGE_WORDS
     try:
-        _add_extent(t, pool, size, size)
+        _extend(t, pool, size, size)
     except SharedMemoryFull:
         # A limit is exact only if the last small piece can still be used.
-        _add_extent(t, pool, -(-words // PAGE_WORDS) * PAGE_WORDS, -(-words // PAGE_WORDS) * PAGE_WORDS)
+        _extend(t, pool, -(-words // PAGE_WORDS) * PAGE_WORDS, -(-words // PAGE_WORDS) * PAGE_WORDS)
+
+
+def _extend(t: Thread, pool: int, words: int, commit_words: int) -> int:
+    """Add an extent, with the memory of hot blocks if need be; return its base."""
+    while True:
+        try:
+            return _add_extent(t, pool, words, commit_words)
+        except SharedMemoryFull:
+            if not _let_go(t):
+                raise
 
 
 def _account(t: Thread, words: int) -> None:
-    """Count `words` more as committed.
+    """Count `words` more as committed; hot blocks give theirs back if need be.
 
     Raises:
         SharedMemoryFull: that is over the limit.
     """
     w = t.w
     lock = t.locks[L_SEGMENT]
-    t.enter(lock)
-    committed = w[H_COMMITTED_WORDS] + words
-    fits = words <= 0 or committed <= w[H_LIMIT_WORDS]
-    if fits:
-        w[H_COMMITTED_WORDS] = committed
-    t.leave(lock)
-    if not fits:
-        raise _full(w, words)
+    while True:
+        t.enter(lock)
+        committed = w[H_COMMITTED_WORDS] + words
+        fits = words <= 0 or committed <= w[H_LIMIT_WORDS]
+        if fits:
+            w[H_COMMITTED_WORDS] = committed
+        t.leave(lock)
+        if fits:
+            return
+        if not _let_go(t):
+            raise _full(w, words)
 
 
 def _add_extent(t: Thread, pool: int, words: int, commit_words: int) -> int:
@@ -345,19 +454,20 @@ def records(w: memoryview, pool: int) -> list[int]:
 
 
 def free_records(w: memoryview, pool: int) -> list[int]:
-    """Bases in the free list of the pool, first one first.
+    """Bases in the free list of the pool, first one first; of a large pool also the hot ones.
 
     Raises:
         AssertionError: the list is cyclic or leaves the pool (PL2).
     """
     known = set(records(w, pool))
     found: list[int] = []
-    base = w[POOLS + pool * POOL_WORDS + POOL_FREE]
-    while base:
-        assert base in known, f"PL2: {base} is no carved record of pool {pool}"
-        known.discard(base)
-        found.append(base)
-        base = w[base + R_LINK]
+    for which in (POOL_FREE, POOL_HOT) if pool >= LARGE_ORDER else (POOL_FREE,):
+        base = w[POOLS + pool * POOL_WORDS + which]
+        while base:
+            assert base in known, f"PL2: {base} is no carved record of pool {pool}"
+            known.discard(base)
+            found.append(base)
+            base = w[base + R_LINK]
     return found
 
 
@@ -387,9 +497,14 @@ def sweep(w: memoryview, pool: int, slot: int, reachable: set[int]) -> list[int]
         if head >> 8 == slot and base not in free and (head & 0xFF == REC_CACHED or base not in reachable):
             if pool < MIN_BLOCK_ORDER:
                 w[base + R_GEN] += 1
-            w[base + R_LINK] = w[p + POOL_FREE]
+            # A large block has all of its memory until that is counted as given back.
+            hot = pool >= LARGE_ORDER and head & 0xFF == REC_CACHED and w[base + FB_WORDS] > PAGE_WORDS
+            which = p + (POOL_HOT if hot else POOL_FREE)
+            w[base + R_LINK] = w[which]
             w[base + R_HEAD] = REC_FREE
-            w[p + POOL_FREE] = base
+            w[which] = base
+            if hot:
+                w[H_KEPT_WORDS] += w[base + FB_WORDS]
             swept.append(base)
     return swept
 

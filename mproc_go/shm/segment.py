@@ -12,9 +12,11 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import functools
 import mmap
 import os
 import resource
+from typing import Any
 
 from mproc_go.errors import SharedMemoryFull, bug
 from mproc_go.shm.layout import (
@@ -33,6 +35,7 @@ from mproc_go.shm.layout import (
 PAGE = PAGE_WORDS * WORD
 # Address space reserved per byte of limit: freed large blocks keep their addresses, so more than the limit is needed.
 _RESERVE_FACTOR = 4
+_PIECE_BYTES = 4 << 20  # half a millisecond
 _F_ADD_SEALS = 1033
 _F_SEAL_SHRINK = 0x0002
 _F_SEAL_GROW = 0x0004
@@ -116,6 +119,40 @@ class Segment:
         """
         commit(self.fd, base * WORD, words * WORD)
 
+    def window(self, start: int, length: int) -> memoryview:
+        """The bytes from `start` on, shared and not copied, for as long as they are ours."""
+        return self._view[start : start + length]
+
+    def fill(self, start: int, data: bytes | bytearray | memoryview) -> None:
+        """Copy `data` to byte `start`; in pieces if it is long, so that other threads of the process get their turn."""
+        mem = self.mem
+        n = len(data)
+        if n <= _PIECE_BYTES:
+            mem[start : start + n] = data
+            return
+        with memoryview(data) as view:
+            for at in range(0, n, _PIECE_BYTES):
+                piece = view[at : at + _PIECE_BYTES]
+                mem[start + at : start + at + len(piece)] = piece
+
+    def shared_array(self, start: int, length: int) -> Any:
+        """A ctypes array over these bytes: what views of them keep alive, and what they end with."""
+        return _array_type(length).from_buffer(self.mem, start)
+
+    def private_array(self, start: int, length: int, used: int) -> Any:
+        """The same of a private copy of the first `used` bytes: a page is copied when it is first written to.
+
+        Nobody may change the shared ones any more.
+        """
+        first = start // PAGE * PAGE
+        size = start + used - first
+        address = _libc.mmap(None, size, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE, self.fd, first)
+        if address == _MAP_FAILED:  # too many mappings, or no memory: a copy then
+            return bytearray(self.window(start, used))
+        array = _array_type(length).from_address(address + start - first)
+        array.mapping = _Mapping(address, size)
+        return array
+
     def give_back(self, base: int, words: int) -> None:
         """Return the pages wholly inside `words` words from `base` on to the machine."""
         start = -(-base * WORD // PAGE) * PAGE
@@ -162,7 +199,37 @@ def default_limit_bytes() -> int:
     return total // 2
 
 
+class _Mapping:
+    """A mapping that ends with this object."""
+
+    __slots__ = ("_address", "_size", "_unmap")
+
+    def __init__(self, address: int, size: int) -> None:
+        self._address = address
+        self._size = size
+        self._unmap = _libc.munmap  # at the end of the process there may be no _libc any more
+
+    def __del__(self) -> None:
+        self._unmap(self._address, self._size)
+
+
+@functools.cache
+def _array_type(length: int) -> Any:
+    return ctypes.c_char * length
+
+
 _libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = [
+    ctypes.c_void_p,
+    ctypes.c_size_t,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_long,
+]
+_libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+_MAP_FAILED = ctypes.c_void_p(-1).value
 _PR_SET_NAME = 15
 _PR_SET_PDEATHSIG = 1
 

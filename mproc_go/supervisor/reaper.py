@@ -55,6 +55,7 @@ from mproc_go.shm.layout import (
     L_OBJECTS,
     L_PS,
     L_SCHED,
+    LARGE_ORDER,
     M_ATTENTION,
     M_FINISHED,
     M_HOST,
@@ -157,6 +158,8 @@ class Reaper:
         if number == L_SCHED:
             runq.repair_global(w)
             idle.repair(w, self._living_workers())
+        elif number == pool_lock(LARGE_ORDER):
+            pool.repair_kept(w)
         elif number in repairs.UNDER_LOCK:
             kind, repair = repairs.UNDER_LOCK[number]
             repair(w, [base for base in self._live(POOL_OBJECT) if w[base + O_KIND] == kind])

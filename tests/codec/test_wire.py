@@ -28,6 +28,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mproc_go.codec import wire
+from mproc_go.codec.handles import pack_table
 from mproc_go.errors import EncodeError, RemoteError
 
 REPO = pathlib.Path(__file__).resolve().parents[2]
@@ -81,13 +82,30 @@ def same(a: object, b: object) -> bool:
     return bool(a == b)
 
 
-def copied(value: object) -> object:
+def sent(value: object) -> tuple[int, bytes, list[bytearray]]:
+    """The value as a message: header, data, and what travels beside it."""
     header, data = wire.encode(value)
-    assert type(data) is bytes
-    assert header & wire.LENGTH_MASK == len(data)
-    assert header >> wire.TAG_SHIFT & 0xFF
+    assert header >> wire.TAG_SHIFT & 0x7F
     assert header < 1 << 57
-    return wire.decode(header, data)
+    if isinstance(data, bytes):
+        assert header & wire.LENGTH_MASK == len(data)
+        return header, data, []
+    assert len(data) >= wire.LARGE_BYTES
+    whole = b"".join(data.parts)
+    if not data.buffers:
+        assert header & wire.LENGTH_MASK == len(whole) == len(data) and not data.handles
+    elif data.handles:
+        whole = pack_table(data.handles) + whole
+        header |= wire.HAS_HANDLES
+    assert bool(data.buffers) == bool(header & wire.HAS_BUFFERS)
+    beside = [bytearray(view) for view in data.buffers]
+    assert all(len(one) >= wire.LARGE_BYTES for one in beside)
+    data.release()
+    return header & ~wire.HAS_BUFFERS, whole, beside
+
+
+def copied(value: object) -> object:
+    return wire.decode(*sent(value))
 
 
 leaves = (
@@ -222,11 +240,11 @@ def test_shared_and_recursive_structures_keep_their_shape() -> None:
 def test_a_message_is_a_copy() -> None:
     """Changing the value afterwards changes nothing on the way, also where it is large and written without a copy."""
     for value in ([1, 2], bytearray(300_000), {"a": bytearray(b"x" * 70_000)}):
-        header, data = wire.encode(value)
+        message = sent(value)
         expected = copy.deepcopy(value)
         inner = value["a"] if isinstance(value, dict) else value
         inner[0] = 99
-        assert wire.decode(header, data) == expected
+        assert wire.decode(*message) == expected
 
 
 def test_numpy_arrays_keep_dtype_shape_and_order() -> None:
@@ -622,6 +640,7 @@ def test_an_exception_the_receiver_lacks_becomes_a_remote_error() -> None:
 SCRIPT = '''
 import dataclasses, enum, functools, subprocess, sys, typing
 from mproc_go.codec import wire
+from mproc_go.codec.handles import pack_table
 
 total = 0
 
@@ -662,6 +681,7 @@ def run(job, kind):
 CHILD = """
 import sys
 from mproc_go.codec import wire
+from mproc_go.codec.handles import pack_table
 for line in sys.stdin:
     header, data = line.split()
     fn, args = wire.decode(int(header), bytes.fromhex(data[1:]))

@@ -120,7 +120,13 @@ class _Segment:
         pass
 
     def give_back(self, base: int, words: int) -> None:
-        pass
+        self.w.bytes[base * 8 : (base + words) * 8] = bytes(words * 8)
+
+    def window(self, start: int, length: int) -> memoryview:
+        return memoryview(self.w.bytes)[start : start + length]
+
+    def fill(self, start: int, data: bytes) -> None:
+        self.mem[start : start + len(data)] = data
 
 
 class _Process:

@@ -18,7 +18,7 @@ _NOT_CUT = {
     ops: {"repair"},
     waitq: {"repair", "settle_sudog"},
     runq: {"repair_global"},
-    pool: {"sweep"},
+    pool: {"sweep", "repair_kept"},
     message: {"stow"},
     sending: {"_send_slow"},
     receiving: {"_recv_slow"},

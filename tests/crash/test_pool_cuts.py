@@ -105,16 +105,47 @@ def extents(w):
     return found
 
 
+def account_large(machine, which):
+    """Sweep what the dead one had of large blocks; return how much more is counted than there may be.
+
+    A live block of the dead is one it took and had not published: it stays.
+    """
+    w = machine.words
+    pool.sweep(w, which, 1, set(pool.records(w, which)))
+    pool.repair_kept(w)
+    free = pool.free_records(w, which)
+    live = [base for base in pool.records(w, which) if base not in free]
+    assert all(w[base] & 0xFF == L.REC_LIVE for base in live), "a block is lost"
+    have = sum(w[base + L.FB_WORDS] for base in free)
+    assert w[L.H_KEPT_WORDS] == sum(w[base + L.FB_WORDS] for base in free if w[base + L.FB_WORDS] > L.PAGE_WORDS)
+    counted = w[L.H_COMMITTED_WORDS] - L.DYNAMIC
+    assert counted >= have, "counted for less than there is"
+    return counted - have
+
+
+N_BYTES = 300 * 1024
+WHICH = pool.block_pool(N_BYTES)
+assert pool.block_pool(2 * N_BYTES // 3 + 70_000) == WHICH
+
+
+def one_block(machine, n_bytes=N_BYTES, cold=False):
+    """A block that was used and freed."""
+    t = machine.threads[1]
+    base = pool.take_block(t, n_bytes)
+    pool.give_block(t, base, n_bytes)
+    if cold:
+        assert pool._let_go(t)
+    return base
+
+
 @pytest.mark.parametrize("full", ["account", "commit"])
-def test_a_large_block_that_does_not_fit_cut_anywhere(full):
-    """It is back in the list and nothing is counted for it; dead in between, at most it is counted and lost."""
-    n_bytes = 300 * 1024
-    which = pool.block_pool(n_bytes)
+@pytest.mark.parametrize("before", [0, N_BYTES - 40_000])
+def test_a_large_block_that_does_not_fit_cut_anywhere(full, before):
+    """It is back in its list and nothing is counted for it; dead in between, at most it is counted and lost."""
 
     def build(machine):
-        w, t = machine.words, machine.threads[1]
-        base = pool.take_block(t, n_bytes)
-        pool.give_block(t, base, n_bytes)
+        w = machine.words
+        base = one_block(machine, before or N_BYTES, cold=not before)
         machine.before = w[L.H_COMMITTED_WORDS]
         if full == "account":
             w[L.H_LIMIT_WORDS] = machine.before
@@ -128,46 +159,93 @@ def test_a_large_block_that_does_not_fit_cut_anywhere(full):
 
     def operate(machine, _):
         with pytest.raises(SharedMemoryFull):
-            pool.take_block(machine.threads[0], n_bytes)
+            pool.take_block(machine.threads[0], N_BYTES)
 
     for machine, base, _n, died in cuts(build, operate):
         w = machine.words
-        assert pool.free_records(w, which) == [base] or (died and w[base] == machine.threads[0].live)
-        counted = w[L.H_COMMITTED_WORDS] - machine.before
-        assert counted == 0 or (died and counted == pool._large_words(n_bytes) - L.PAGE_WORDS)
+        extra = account_large(machine, WHICH)
+        assert pool.free_records(w, WHICH) == [base] or (died and w[base] == machine.threads[0].live)
+        assert not extra or died
+        if not died:
+            assert w[L.H_COMMITTED_WORDS] == machine.before
+            assert bool(w[L.H_KEPT_WORDS]) == bool(before)
 
 
-def test_large_blocks_cut_anywhere():
-    """A large block is taken from the list, or added as an extent, by one store; freed, by one store."""
-    n_bytes = 300 * 1024
-
-    def build(machine):
-        t = machine.threads[1]
-        base = pool.take_block(t, n_bytes)
-        pool.give_block(t, base, n_bytes)
-        return base
-
-    which = pool.block_pool(n_bytes)
-    for machine, base, n, died in cuts(build, lambda machine, _: pool.take_block(machine.threads[0], n_bytes)):
-        free = pool.free_records(machine.words, which)
-        assert free == ([] if machine.words[base] >> 8 == 1 and base not in free else [base]), n
-        pool.sweep(machine.words, which, 1, set())
-        assert pool.free_records(machine.words, which) == [base]
-
-    for machine, _base, n, died in cuts(
-        lambda machine: None, lambda machine, _: pool.take_block(machine.threads[0], n_bytes)
+@pytest.mark.parametrize("cold", [True, False])
+@pytest.mark.parametrize("before", [N_BYTES, N_BYTES - 40_000, N_BYTES + 40_000])
+@pytest.mark.parametrize("take", [pool.take_block, pool.take_zeroed])
+def test_taking_a_large_block_cut_anywhere(cold, before, take):
+    """A large block leaves its list by one store; then it is the dead one's, and counted."""
+    for machine, base, _n, died in cuts(
+        lambda machine: one_block(machine, before, cold), lambda machine, _: take(machine.threads[0], N_BYTES)
     ):
         w = machine.words
-        known = pool.records(w, which)
-        assert not pool.free_records(w, which) and len(known) <= 1, n
+        account_large(machine, WHICH)
+        free = pool.free_records(w, WHICH)
+        assert free == [base] or (not free and w[base] == machine.threads[0].live)
+        assert died or not free
+
+
+def test_adding_a_large_block_cut_anywhere():
+    """It is an extent of its own, or not there at all."""
+    for machine, _, n, died in cuts(
+        lambda machine: None, lambda machine, _: pool.take_block(machine.threads[0], N_BYTES)
+    ):
+        w = machine.words
+        known = pool.records(w, WHICH)
+        assert not pool.free_records(w, WHICH) and len(known) <= 1, n
         assert died or w[known[0]] == machine.threads[0].live
 
-    def taken(machine):
-        return pool.take_block(machine.threads[0], n_bytes)
 
-    for machine, base, _n, _died in cuts(taken, lambda machine, b: pool.give_block(machine.threads[0], b, n_bytes)):
-        pool.sweep(machine.words, which, 1, set())
-        assert pool.free_records(machine.words, which) == [base]
+@pytest.mark.parametrize("keep", [True, False])
+def test_freeing_a_large_block_cut_anywhere(keep):
+    """From its first mark on it ends in its list, with or without its memory; what is counted is never too little."""
+
+    def build(machine):
+        base = pool.take_block(machine.threads[0], N_BYTES)
+        if not keep:
+            machine.words[L.H_LIMIT_WORDS] = machine.words[L.H_COMMITTED_WORDS]  # a part of that is too little for it
+        return base
+
+    most = {}
+    for machine, base, n, died in cuts(build, lambda machine, b: pool.give_block(machine.threads[0], b, N_BYTES)):
+        w = machine.words
+        extra = account_large(machine, WHICH)
+        most[n] = extra
+        if w[base] == machine.threads[0].live:
+            assert died and n < 2
+        else:
+            assert pool.free_records(w, WHICH) == [base]
+            if not died:
+                assert not extra and bool(w[L.H_KEPT_WORDS]) == keep
+    assert sum(bool(extra) for n, extra in most.items() if n >= 2) <= 1  # between two stores side by side
+
+
+def test_making_room_for_another_size_cut_anywhere():
+    """Hot blocks of another size give their memory back, one after the other."""
+
+    def build(machine):
+        w, t = machine.words, machine.threads[0]
+        bases = [pool.take_block(t, N_BYTES), pool.take_block(t, 2 * N_BYTES)]
+        w[L.H_LIMIT_WORDS] = 8 * (pool._large_words(2 * N_BYTES) + L.PAGE_WORDS)
+        pool.give_block(machine.threads[1], bases[0], N_BYTES)
+        assert w[L.H_KEPT_WORDS]
+        return bases
+
+    for machine, bases, _n, died in cuts(
+        build, lambda machine, bases: pool.give_block(machine.threads[0], bases[1], 2 * N_BYTES)
+    ):
+        w = machine.words
+        for which in (WHICH, WHICH + 1):
+            pool.sweep(w, which, 1, set(pool.records(w, which)))
+        pool.repair_kept(w)
+        for which, base in ((WHICH, bases[0]), (WHICH + 1, bases[1])):
+            free = pool.free_records(w, which)
+            assert free == [base] or (died and w[base] & 0xFF == L.REC_LIVE)
+        have = sum(w[base + L.FB_WORDS] for base in bases if w[base] & 0xFF != L.REC_LIVE)
+        assert w[L.H_COMMITTED_WORDS] - L.DYNAMIC >= have
+        if not died:
+            assert w[L.H_KEPT_WORDS] == w[bases[1] + L.FB_WORDS] > L.PAGE_WORDS
 
 
 def test_a_list_published_before_its_links_is_noticed():

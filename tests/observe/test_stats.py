@@ -35,6 +35,7 @@ KEYS = {
     "objects",
     "functions",
     "memory_bytes",
+    "memory_kept_bytes",
     "memory_limit_bytes",
 }
 M_KEYS = {"m", "os_pid", "p", "sleeping", "spinning", "ticks", "goroutines", "outside", "steals", "handoffs"}

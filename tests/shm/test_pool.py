@@ -96,7 +96,92 @@ def test_large_blocks_are_accounted_by_the_page():
     pages = -(-(n_bytes // 8 + 1 + L.BLOCK_DATA) // L.PAGE_WORDS)
     assert w[L.H_COMMITTED_WORDS] - before in range((pages - 1) * L.PAGE_WORDS, (pages + 1) * L.PAGE_WORDS)
     pool.give_block(t, block, n_bytes)
+    assert w[L.H_COMMITTED_WORDS] - w[L.H_KEPT_WORDS] == before  # it is hot
+    assert pool._let_go(t) and not pool._let_go(t)
     assert w[L.H_COMMITTED_WORDS] == before + L.PAGE_WORDS
+    assert not w[L.H_KEPT_WORDS]
+
+
+def hot(w):
+    """What the hot blocks keep, counted in their lists."""
+    before = w[L.H_KEPT_WORDS]
+    pool.repair_kept(w)
+    assert w[L.H_KEPT_WORDS] == before
+    return before
+
+
+def test_hot_blocks_are_used_again_as_they_are():
+    """The same size again costs the machine nothing; a larger or smaller one only the difference."""
+    machine = Machine()
+    t, w = machine.threads[0], machine.words
+    w[L.H_LIMIT_WORDS] *= 2
+    block = pool.take_block(t, 300_000)
+    calls = []
+    machine.segment.commit = lambda *args: calls.append(args)
+    machine.segment.give_back = lambda *args: calls.append(args)
+    committed = w[L.H_COMMITTED_WORDS]
+    for _ in range(3):
+        pool.give_block(t, block, 300_000)
+        assert hot(w)
+        assert pool.take_block(t, 300_000) == block
+        assert not hot(w)
+    assert not calls and w[L.H_COMMITTED_WORDS] == committed
+    pool.give_block(t, block, 300_000)
+    assert pool.take_block(t, 400_000) == block
+    ((base, words),) = calls
+    assert base == block + pool._large_words(300_000) and words == w[L.H_COMMITTED_WORDS] - committed
+    pool.give_block(t, block, 400_000)
+    assert pool.take_block(t, 300_000) == block
+    assert calls[1] == calls[0]
+    assert w[L.H_COMMITTED_WORDS] == committed
+
+
+def test_hot_blocks_are_bounded_and_the_latest_size_stays():
+    """They keep a part of the limit at the most; a new size makes room for itself among the others."""
+    machine = Machine()
+    t, w = machine.threads[0], machine.words
+    w[L.H_LIMIT_WORDS] *= 2
+    most = w[L.H_LIMIT_WORDS] // 8
+    assert 2 * pool._large_words(400_000) > most > pool._large_words(600_000)
+    blocks = [(pool.take_block(t, n), n) for n in (400_000, 400_000, 600_000)]
+    for block, n in blocks:
+        pool.give_block(t, block, n)
+        assert 0 < hot(w) <= most
+    assert hot(w) == pool._large_words(600_000)
+
+
+def test_hot_blocks_give_way_before_it_is_full():
+    """The limit is exact: what is kept is had again, whatever it is asked for."""
+    for ask, n in ((pool.take_block, 700_000), (lambda t, n: pool._grow(t, L.POOL_G), 0), (pool.take_block, 30_000)):
+        machine = Machine()
+        t, w = machine.threads[0], machine.words
+        block = pool.take_block(t, 300_000)
+        cold = pool.take_block(t, 700_000)
+        pool.give_block(t, block, 300_000)
+        pool.give_block(t, cold, 700_000)
+        while pool._let_go(t):
+            pass
+        assert pool.take_block(t, 300_000) == block
+        pool.give_block(t, block, 300_000)
+        need = pool._large_words(700_000) if n == 700_000 else 64 * 1024 // 8
+        w[L.H_LIMIT_WORDS] = w[L.H_COMMITTED_WORDS] - hot(w) + need
+        ask(t, n)
+        assert w[L.H_COMMITTED_WORDS] <= w[L.H_LIMIT_WORDS]
+
+
+def test_zeroed_blocks():
+    """Whatever was in it, and however much of it is new."""
+    machine = Machine()
+    t = machine.threads[0]
+    for n, again in ((300_000, 300_000), (300_000, 400_000), (400_000, 300_000), (1000, 1000)):
+        block = pool.take_block(t, n)
+        start = (block + L.BLOCK_DATA) * 8
+        machine.segment.fill(start, b"x" * n)
+        pool.give_block(t, block, n)
+        block = pool.take_zeroed(t, again)
+        start = (block + L.BLOCK_DATA) * 8
+        assert not any(machine.segment.window(start, again))
+        pool.give_block(t, block, again)
 
 
 def test_the_last_small_piece_is_used_before_it_is_full():
