@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 
-from mproc_go.sched import states
+from mproc_go.sched import states, waitq
 from mproc_go.shm import note
 from mproc_go.shm.layout import (
     BLOCK_DATA,
@@ -21,6 +21,7 @@ from mproc_go.shm.layout import (
     G_PARENT,
     G_STATUS,
     G_WAITS_FOR,
+    KIND_MUTEX,
     KIND_WORKER,
     M_ATTENTION,
     M_DUMP,
@@ -28,9 +29,14 @@ from mproc_go.shm.layout import (
     M_OS_PID,
     M_REPLIED,
     M_REPLY,
+    MX_LOCKED,
+    MX_WAITQ,
+    O_KIND,
     POOL_G,
+    POOL_OBJECT,
     R_HEAD,
     REC_LIVE,
+    SG_G,
     WORD,
     slot_base,
 )
@@ -125,20 +131,26 @@ def report(t: Thread, stacks: dict[int, str], skip: Iterable[int] = ()) -> str:
 
 
 def cycle(t: Thread) -> list[int]:
-    """Numbers of goroutines that wait for each other's results in a circle, the first one again at the end; or none."""
+    """Numbers of goroutines that wait for each other in a circle, the first one again at the end; or none.
+
+    One waits for another if it waits for its result, or for a mutex that the other locked.
+    """
     w = t.w
     waits = {
-        g: w[g + G_WAITS_FOR]
+        w[g + G_GOID]: w[w[g + G_WAITS_FOR] + G_GOID]
         for g in records(w, POOL_G)
         if w[g + R_HEAD] & 0xFF == REC_LIVE
         and w[g + G_STATUS] == states.WAITING | states.GOROUTINE_RESULT << states.REASON_SHIFT
     }
+    for mutex in records(w, POOL_OBJECT):
+        if w[mutex + R_HEAD] & 0xFF == REC_LIVE and w[mutex + O_KIND] == KIND_MUTEX and w[mutex + MX_LOCKED]:
+            for s in waitq.sudogs(w, mutex + MX_WAITQ):
+                waits[w[w[s + SG_G] + G_GOID]] = w[mutex + MX_LOCKED]
     for start in waits:
         path = [start]
         while path[-1] in waits and len(path) <= len(waits) + 1:
             following = waits[path[-1]]
             if following in path:
-                circle = [*path[path.index(following) :], following]
-                return [w[g + G_GOID] for g in circle]
+                return [*path[path.index(following) :], following]
             path.append(following)
     return []

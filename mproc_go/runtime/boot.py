@@ -48,12 +48,15 @@ CLOSE_S: Final = 3.0
 # Options of runtimes started without saying otherwise; the command line sets them.
 defaults: dict[str, Any] = {}
 
-# Read before anything of ours can be imported; then the zygote takes over.
+# Read before anything of ours can be imported; then the zygote takes over. It is imported from where this module was,
+# even if that has left the path since: `python -m mproc_go run` in a checkout, with another one installed.
 _BOOTSTRAP: Final = (
     "import marshal,socket,sys;s=socket.socket(fileno=3);b=s.recv(1<<20);b or sys.exit();o=marshal.loads(b);"
-    "sys.path[:]=o['path'];"
-    "from mproc_go.zygote import main;main(s,o)"
+    "h,p=o['home'],o['path'];sys.path[:]=p if h in p else [h,*p];"
+    "from mproc_go.zygote import main;sys.path[:]=p;main(s,o)"
 )
+
+_HOME: Final = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 # How the supervisor refuses to start, by the name of its exception.
 _REFUSALS: Final[dict[str, type[Exception]]] = {
@@ -244,7 +247,7 @@ def _begin(ours: socket.socket, options: dict[str, Any], owner: int) -> tuple[di
         RuntimeError, PermissionError, SharedMemoryFull, OSError: as :meth:`Runtime.start`.
     """
     options = {**options, "schedtrace": defaults.get("schedtrace", 0), "owner": owner, "clients": CLIENTS}
-    options["path"] = [os.path.abspath(p) for p in sys.path]
+    options |= {"path": [os.path.abspath(p) for p in sys.path], "home": _HOME}
     ours.send(marshal.dumps(options))
     if not select.select([ours], [], [], START_S)[0]:
         raise OSError(f"the supervisor of the runtime did not start within {START_S:.0f} s")

@@ -31,23 +31,22 @@ from mproc_go.shm.layout import (
 from mproc_go.shm.pool import take_block
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+_MACHINERY = tuple(_PACKAGE + folder + os.sep for folder in ("chan", "lib", "runtime", "sync"))
+_RUN = os.path.join(_PACKAGE, "tools", "run.py")
 # A reply longer than this is cut: a hundred thousand goroutines that all wait at one line say no more than a thousand.
 MAX_REPLY_BYTES = 8 << 20
 
 
 def frames_text(frame: FrameType | None) -> str:
-    """The user's part of a stack: frames of ours at either end are left out."""
+    """The user's part of a stack: without how it was started, and what is ours in between."""
     summary = traceback.extract_stack(frame)
-    while summary and summary[-1].filename.startswith(_PACKAGE):
-        summary.pop()
     first = 0
-    while first < len(summary) and summary[first].filename.startswith(_PACKAGE):
-        first += 1
-    # A client's stack begins with the user's program, a worker's with how it was started: cut behind the latter.
     for i, entry in enumerate(summary):
-        if entry.filename.startswith(_PACKAGE) and entry.name == "_execute":
+        if entry.filename == _RUN or (entry.name == "_execute" and entry.filename.startswith(_MACHINERY)):
             first = i + 1
-    return "".join(traceback.format_list(summary[first:]))
+    while first < len(summary) and "runpy" in summary[first].filename:
+        first += 1
+    return "".join(traceback.format_list(e for e in summary[first:] if not e.filename.startswith(_MACHINERY)))
 
 
 def worker_text(m: Any) -> str:

@@ -276,7 +276,7 @@ CH_RING: Final = 18  # base of the first message slot, 0 if unbuffered; constant
 WG_COUNT: Final = 9  # publishes add and done
 WG_WAITQ: Final = 14
 # mutex; guard: its object lock
-MX_LOCKED: Final = 9  # 0 or 1; publishes lock and unlock
+MX_LOCKED: Final = 9  # 0, or the number of the goroutine that locked it (for reports); publishes lock and unlock
 MX_WOKEN: Final = 10  # goroutine woken to compete for the mutex and not there yet, else 0
 MX_WAITQ: Final = 14
 # RWMutex; guard: its object lock

@@ -34,6 +34,7 @@ from mproc_go.runtime.process import M, deadline_of
 from mproc_go.sched import repairs, states, waitq
 from mproc_go.shm.layout import (
     G_DECIDE,
+    G_GOID,
     G_SUDOG,
     H_STOP,
     KIND_MUTEX,
@@ -102,7 +103,7 @@ class Mutex(SharedHandle):
         if w[lock.gen_word] != lock.gen:
             lock = self._lock = lock.renewed(w, ph)
         if not w[base + MX_LOCKED] and not w[base + MX_WOKEN] and not w[H_STOP]:
-            w[base + MX_LOCKED] = 1  # publishes
+            w[base + MX_LOCKED] = w[m.g + G_GOID]  # publishes
             lock.release()
             w[ph] = 0
             return
@@ -113,7 +114,7 @@ class Mutex(SharedHandle):
         """The lock of the record is held."""
         w, base, lock = m.w, self._base, self._lock
         if may_take(w, base) and not w[H_STOP]:
-            w[base + MX_LOCKED] = 1  # publishes
+            w[base + MX_LOCKED] = w[m.g + G_GOID]  # publishes
             m.leave(lock)
             return
         if w[H_STOP] or (timeout is not None and timeout <= 0):
@@ -135,7 +136,7 @@ class Mutex(SharedHandle):
             m.enter(lock)
             won = not w[base + MX_LOCKED]
             if won:
-                w[base + MX_LOCKED] = 1  # publishes
+                w[base + MX_LOCKED] = w[m.g + G_GOID]  # publishes
             w[base + MX_WOKEN] = 0
             late = not won and deadline is not None and time.monotonic() >= deadline
             if not won and not late:
@@ -167,7 +168,7 @@ class Mutex(SharedHandle):
         m.enter(self._lock)
         free = may_take(w, base)
         if free:
-            w[base + MX_LOCKED] = 1  # publishes
+            w[base + MX_LOCKED] = w[m.g + G_GOID]  # publishes
         m.leave(self._lock)
         if w[H_STOP]:
             m.interrupted()
@@ -238,6 +239,7 @@ def pass_on(w: Any, base: int, slot: int, now_ns: int) -> int:
         g: int = w[s + SG_G]
         w[g + G_DECIDE] = OUT_OK | slot << 32  # publishes: it never comes free
         waitq.pop(w, base + MX_WAITQ, s)
+        w[base + MX_LOCKED] = w[g + G_GOID]  # for reports only: it is locked all the time
         return g
     w[base + MX_LOCKED] = 0  # publishes
     return wake_first(w, base, slot)
@@ -282,7 +284,6 @@ def forget(w: Any, base: int, gone: Callable[[int], bool], slot: int) -> list[in
 def check(w: Any, base: int) -> None:
     """Assert MX1 and the invariants of the queue. Runs alone."""
     waitq.check(w, base + MX_WAITQ)
-    assert w[base + MX_LOCKED] in (0, 1), f"MX_LOCKED is {w[base + MX_LOCKED]}"
     free = not w[base + MX_LOCKED] and not w[base + MX_WOKEN]
     assert not (free and w[base + MX_WAITQ]), "MX1: somebody waits for a free mutex"
 

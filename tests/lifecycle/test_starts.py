@@ -8,6 +8,7 @@ import threading
 
 import pytest
 
+import mproc_go
 from mproc_go import Chan, NotRunning, Runtime, WaitGroup, go, gomaxprocs, num_goroutine, run, sleep
 from tests.lifecycle.support import Program, run_code
 
@@ -41,6 +42,34 @@ def test_run_raises_what_main_raises(error):
     with pytest.raises(type(error)) as caught:
         run(main)
     assert caught.value is error
+
+
+def test_workers_load_this_library_from_where_the_program_did(tmp_path):
+    """Also if that folder has left the path since, and another mproc_go is found there now."""
+    here, other = tmp_path / "here", tmp_path / "other"
+    here.mkdir()
+    (here / "mproc_go").symlink_to(os.path.dirname(mproc_go.__file__))
+    (other / "mproc_go").mkdir(parents=True)
+    (other / "mproc_go/__init__.py").write_text("raise ImportError('the wrong one')")
+    code = f"""
+import sys
+sys.path.insert(0, {str(here)!r})
+import mproc_go.runtime.boot
+sys.path[0] = {str(other)!r}
+
+def where():
+    import mproc_go.runtime.spawn
+    return mproc_go.__file__, mproc_go.runtime.spawn.__file__, sys.path[0]
+
+print(*mproc_go.run(lambda: mproc_go.go(where).result()), sep="\\n")
+"""
+    done = run_code(tmp_path, code)
+    assert (done.status, done.err) == (0, "")
+    assert done.out.splitlines() == [
+        str(here / "mproc_go/__init__.py"),
+        str(here / "mproc_go/runtime/spawn.py"),
+        str(other),
+    ]
 
 
 def test_many_runs_one_after_the_other():

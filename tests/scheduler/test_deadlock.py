@@ -131,6 +131,53 @@ def test_the_circle_is_named(n):
     assert len(set(circle)) == len(circle) - 1 == n
 
 
+@pytest.mark.parametrize("n", [1, 2, 4])
+def test_a_circle_of_mutexes_is_named(n):
+    """Everybody has one and wants the next; with one alone it is a goroutine that locks twice."""
+
+    def both(mutexes, i, all_have_one):
+        mutexes[i].lock()
+        all_have_one.done()
+        all_have_one.wait()
+        mutexes[(i + 1) % n].lock()
+
+    def main():
+        mutexes = [Mutex() for _ in range(n)]
+        all_have_one = WaitGroup()
+        all_have_one.add(n)
+        handles = [go(both, mutexes, i, all_have_one) for i in range(n)]
+        handles[0].result()
+
+    circle = re.search(r"who waits for whom: goroutine (.*)$", dead(main))[1].split(" -> ")
+    assert circle[0] == circle[-1]
+    assert len(set(circle)) == len(circle) - 1 == n
+
+
+def test_whom_a_mutex_was_handed_to_has_it():
+    """Unlocked in favour of who has waited for long, it never came free: the circle names that one all the same."""
+
+    def first_waits(first, second, has_it):
+        with first:
+            has_it.send(None)
+            second.lock()
+
+    def main():
+        first, second, has_it = Mutex(), Mutex(), Chan(1)
+        first.lock()
+        other = go(first_waits, first, second, has_it)
+        until(lambda: in_state("sync.Mutex.Lock"))
+        sleep(0.01)  # longer than a waiter may lose against newcomers
+        second.lock()
+        first.unlock()
+        has_it.recv()
+        numbers.append(str(other.id))
+        first.lock()
+
+    numbers = ["1"]
+    circle = re.search(r"who waits for whom: goroutine (.*)$", dead(main))[1].split(" -> ")
+    assert set(circle) == set(numbers)
+
+
 def test_no_circle_is_claimed_where_there_is_none():
     """A chain of results that ends at a channel."""
 
@@ -288,6 +335,8 @@ def test_exit_status_and_text(tmp_path):
     assert done.stderr.startswith("fatal error: all goroutines are asleep - deadlock!\n\ngoroutine 1 [chan receive]:\n")
     assert re.search(r"^goroutine \d+ \[chan send\]:\n.*in worker\n    ch\.send\('never'\)\n", done.stderr, re.M | re.S)
     assert "Traceback" not in done.stderr
+    # nothing of what ran the script, of the call of main, of a wait group's member
+    assert re.findall(r'File "([^"]*)"', done.stderr) == [str(tmp_path / "script.py")] * 3
 
 
 def test_goexit_of_the_last_one(tmp_path):

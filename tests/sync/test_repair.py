@@ -10,6 +10,7 @@ import pytest
 from mproc_go.sched import waitq
 from mproc_go.shm.layout import (
     G_DECIDE,
+    G_GOID,
     G_SUDOG,
     G_WORDS,
     MX_LOCKED,
@@ -64,6 +65,7 @@ def make(*queues):
     for q, members in queues:
         for g, word in members:
             waitq.settle_sudog(w, g)
+            w[g + G_GOID] = g
             w[g + G_SUDOG + SG_MSG] = word
             waitq.join(w, OBJECT + q, g)
     return w
