@@ -29,6 +29,14 @@ class End(SharedHandle):
         self._cap = m.w[base + CH_CAP]
         self._ring = m.w[base + CH_RING]
 
+    def _ready(self, m: M, g: int) -> None:
+        """Deliver the decision of `g`, or 0. Runs: in asyncio tasks, which may be neighbours of it."""
+        mailbox = m.process.mailbox
+        if g and mailbox is None:
+            m.ready(g)
+        elif g:
+            mailbox.ready(m, g)
+
     def _as(self, kind: type[Any]) -> Any:
         """A view of this channel: another handle of the same record."""
         return kind._open(self._base, self._gen)

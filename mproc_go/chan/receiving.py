@@ -7,7 +7,7 @@ else is in ops.py.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 from mproc_go.chan import ops
 from mproc_go.chan.end import NOT_PLAIN, End, give_back
@@ -153,6 +153,38 @@ class Receiving(End, Generic[T]):
             return None, False
         raise TimeoutError("channel receive: nothing is there")
 
+    async def arecv(self) -> T:
+        """Receive the oldest message in asyncio code. Blocks: the task, never its loop.
+
+        Where that needs no waiting it is done at once, without giving way to other tasks. For a timeout there is
+        ``asyncio.timeout``. Who is cancelled has received nothing: a message that comes in that moment is given back,
+        and is the next one again.
+
+        Raises:
+            ChanClosed: the channel is closed and drained.
+            NotRunning, GoroutinePanic, ...: what ended the program meanwhile.
+        """
+        value, ok = await self._arecv_ok()
+        if not ok:
+            raise ChanClosed(RECV_ON_CLOSED)
+        return value  # type: ignore[no-any-return]
+
+    async def _arecv_ok(self) -> tuple[Any, bool]:
+        m = self._m()
+        m.enter(self._lock)
+        outcome, hdr, body, g = ops.recv(m, self._base)
+        m.leave(self._lock)
+        self._ready(m, g)
+        if m.w[H_STOP]:
+            m.interrupted()
+        if outcome == ops.MUST_WAIT:
+            from mproc_go.chan import aio  # imports asyncio, which most processes do without
+
+            outcome, hdr, body = await aio.wait(self, 0, b"")
+        if outcome == ops.CLOSED:
+            return None, False
+        return open_message(self._m(), hdr, body), True
+
     def recv_many(self, n: int) -> list[T]:
         """Wait for one message, then take exactly what is there, `n` at the most. Blocks the goroutine while empty.
 
@@ -233,3 +265,13 @@ class Receiving(End, Generic[T]):
             if not ok:
                 return
             yield value  # type: ignore[misc]
+
+    def __aiter__(self) -> Self:
+        """Receive until the channel is closed and drained, in asyncio code."""
+        return self
+
+    async def __anext__(self) -> T:
+        value, ok = await self._arecv_ok()
+        if not ok:
+            raise StopAsyncIteration
+        return value  # type: ignore[no-any-return]

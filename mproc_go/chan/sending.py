@@ -142,6 +142,34 @@ class Sending(End, Generic[T]):
         except TimeoutError:
             raise WouldBlock("channel send: no receiver waits and the buffer is full") from None
 
+    async def asend(self, v: T) -> None:
+        """Send a copy of `v` from asyncio code. Blocks: the task, never its loop.
+
+        Where that needs no waiting it is done at once, without giving way to other tasks. For a timeout there is
+        ``asyncio.timeout``. A cancellation that comes when `v` is with its receiver already is put off until the task
+        next waits: ``CancelledError`` here means that it was not sent.
+
+        Raises:
+            ChanClosed, EncodeError, SharedMemoryFull: as :meth:`send`.
+            NotRunning, GoroutinePanic, ...: what ended the program meanwhile.
+        """
+        m = self._m()
+        hdr, body = stow(m, *wire.encode(v))
+        m.enter(self._lock)
+        outcome, g = ops.send(m, self._base, hdr, body)
+        m.leave(self._lock)
+        self._ready(m, g)
+        if m.w[H_STOP]:
+            m.interrupted()
+        if outcome == ops.MUST_WAIT:
+            from mproc_go.chan import aio  # imports asyncio, which most processes do without
+
+            outcome, _, _ = await aio.wait(self, hdr, body)
+        elif outcome == ops.CLOSED:
+            discard(m, hdr, body)
+        if outcome == ops.CLOSED:
+            raise ChanClosed(SEND_ON_CLOSED)
+
     def send_many(self, iterable: Iterable[T]) -> None:
         """Send everything the iterable gives, in order; others may send in between. Blocks the goroutine while full.
 

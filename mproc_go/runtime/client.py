@@ -88,7 +88,7 @@ class ClientM(M):
                     if timeout <= 0:
                         return 0
                 if not note.sleep(self, timeout):
-                    self._check_supervisor()
+                    self.check_supervisor()
         finally:
             w[self.base + M_DEADLINE] = 0
             note.awake(self)
@@ -104,7 +104,8 @@ class ClientM(M):
             self.interrupted()
         os.sched_yield()
 
-    def _check_supervisor(self) -> None:
+    def check_supervisor(self) -> None:
+        """Raise NotRunning if the supervisor is gone, who would have woken us."""
         fd = self.process.supervisor_fd
         if fd >= 0 and select.select([fd], [], [], 0)[0]:
             self.process.over = f"the supervisor of {self.process.title} died; its goroutines are gone"

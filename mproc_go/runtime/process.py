@@ -44,6 +44,7 @@ class Process:
         codes: the code table (runtime/spawn.py).
         over: why nothing can be called any more, or None.
         alarm: fires the timers made in this process (lib/alarm.py), None before the first.
+        mailbox: takes what is delivered to asyncio tasks of this process (chan/aio.py), None before the first waits.
         told: what ended the program was raised somewhere already.
         title: what texts call the runtime.
         threads: the Ms of this process's threads.
@@ -67,6 +68,7 @@ class Process:
         self.codes: Any = None
         self.over: str | None = None
         self.alarm: Any = None
+        self.mailbox: Any = None
         self.supervisor_fd = -1
         self.told = False
         self.title = "this runtime"

@@ -1,0 +1,94 @@
+"""What goroutines and test bodies of these tests share: no pytest in here, workers import it."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+import time
+
+from mproc_go import gosched
+from mproc_go.runtime import process
+from mproc_go.shm.layout import CH_RECVQ, CH_SENDQ, POOL_G, POOL_SUDOG, R_HEAD, REC_LIVE, SG_LINK
+from mproc_go.shm.pool import records
+
+DEADLINE_S = 60.0
+
+
+def until(condition, what="the condition"):
+    """Poll until it holds. Not for ordering: only where nothing can be waited for."""
+    deadline = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} did not become true within {DEADLINE_S} s"
+        gc.collect()
+        gosched()
+        time.sleep(0.002)
+
+
+def run_loop(coroutine):
+    """Run it with a time limit, so that a hang is a failure."""
+
+    async def main():
+        async with asyncio.timeout(DEADLINE_S):
+            return await coroutine
+
+    return asyncio.run(main())
+
+
+def waiters(ch):
+    """How many wait in (recv, send) on this channel; white box, to know that somebody blocks."""
+    m = ch._m()
+    counts = []
+    m.enter(ch._lock)
+    for q in (CH_RECVQ, CH_SENDQ):
+        n, s = 0, m.w[ch._base + q]
+        while s:
+            n, s = n + 1, m.w[s + SG_LINK]
+        counts.append(n)
+    m.leave(ch._lock)
+    return tuple(counts)
+
+
+def until_waiting(ch, receivers=0, senders=0):
+    """Return once that many wait on the channel."""
+    until(lambda: waiters(ch) == (receivers, senders), f"{receivers} receivers and {senders} senders wait")
+
+
+async def until_tasks_wait(ch, receivers=0, senders=0):
+    """The same in a loop, which goes on."""
+    deadline = time.monotonic() + DEADLINE_S
+    while waiters(ch) != (receivers, senders):
+        assert time.monotonic() < deadline, f"{waiters(ch)} wait, not {(receivers, senders)}"
+        await asyncio.sleep(0)
+
+
+def live_records():
+    """Goroutine records and sudogs in use: what must be as before when all is over."""
+    w = process.process.segment.w
+    return tuple(sum(w[r + R_HEAD] & 0xFF == REC_LIVE for r in records(w, pool)) for pool in (POOL_G, POOL_SUDOG))
+
+
+def mailbox_threads():
+    return [thread for thread in threading.enumerate() if thread.name == "mproc-go asyncio"]
+
+
+def send_all(ch, values, close=False):
+    for v in values:
+        ch.send(v)
+    if close:
+        ch.close()
+
+
+def forward(source, target, close=True):
+    for v in source:
+        target.send(v)
+    if close:
+        target.close()
+
+
+def take_all(ch):
+    return list(ch)
+
+
+def take(ch, n):
+    return [ch.recv() for _ in range(n)]
