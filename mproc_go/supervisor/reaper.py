@@ -329,7 +329,7 @@ class Reaper:
                 w[g + G_STATUS] = states.DONE
                 self._orphan(g | 1)
                 continue
-            if w[slot_base(w[slot_base(w[g + G_M]) + M_HOST]) + M_KIND] == KIND_CLIENT:
+            if w[slot_base(w[g + G_M]) + M_KIND] == KIND_CLIENT:  # also a helper thread of a worker
                 w[g + G_MSG] = w[g + G_DECIDE] = w[g + R_REFS] = 0
                 w[g + G_STATUS] = states.DONE
                 w[slot_base(w[g + G_M]) + M_FINISHED] += 1

@@ -68,6 +68,11 @@ def live_records():
     return tuple(sum(w[r + R_HEAD] & 0xFF == REC_LIVE for r in records(w, pool)) for pool in (POOL_G, POOL_SUDOG))
 
 
+def until_given_back(before):
+    """Return once there are no more of them than before. (There may be fewer: threads of ours that idle end.)"""
+    until(lambda: all(now <= was for now, was in zip(live_records(), before, strict=True)), "records are given back")
+
+
 def mailbox_threads():
     return [thread for thread in threading.enumerate() if thread.name == "mproc-go asyncio"]
 

@@ -35,6 +35,7 @@ from tests.chan.support import (
     take,
     take_all,
     until,
+    until_given_back,
     until_tasks_wait,
     until_waiting,
     waiters,
@@ -286,7 +287,7 @@ def test_ten_thousand_tasks(rt):
         await loop.run_in_executor(None, handle.result)
 
     run_loop(main())
-    until(lambda: live_records() == before, "records are given back")
+    until_given_back(before)
 
 
 # ---------------------------------------------------------------- cancellation and timeouts
@@ -310,7 +311,7 @@ def test_timeouts_leave_no_trace(rt):
             ch.recv_nowait()
 
     run_loop(main())
-    until(lambda: live_records() == before, "records are given back")
+    until_given_back(before)
 
 
 def test_a_receiver_cancelled_as_its_message_comes(rt):
@@ -335,7 +336,7 @@ def test_a_receiver_cancelled_as_its_message_comes(rt):
         assert await other == "handed"  # who waits gets it at once
 
     run_loop(main())
-    until(lambda: live_records() == before, "records are given back")
+    until_given_back(before)
 
 
 def test_a_sender_cancelled_as_its_message_is_taken(rt):
@@ -500,7 +501,7 @@ def test_cancellation_storm(rt, capacity, remote, seed):
         assert waiters(ch) == (0, 0)
 
     run_loop(main())
-    until(lambda: live_records() == before, "records are given back")
+    until_given_back(before)
 
 
 def test_a_loop_that_ends_with_tasks_waiting(rt):
@@ -518,7 +519,7 @@ def test_a_loop_that_ends_with_tasks_waiting(rt):
     gc.collect()
     until(lambda: waiters(ch) == (0, 1), "they left the queue, and gave back")
     assert ch.recv(DEADLINE_S) == "handed"
-    until(lambda: live_records() == before, "records are given back")
+    until_given_back(before)
 
 
 # ---------------------------------------------------------------- deaths
@@ -544,7 +545,7 @@ def test_a_worker_is_killed_with_tasks_waiting(rt):
     send_all(ch, range(3))
     assert receiving.result(DEADLINE_S) == [0, 1, 2]
     del handle, receiving
-    until(lambda: live_records() == before, "records are given back")
+    until_given_back(before)
 
 
 def test_sleepers_beside_a_loop(rt):
