@@ -9,6 +9,7 @@ Layers, each importing only from those above it in this list:
     runtime, supervisor     goroutines in a process; the process that outlives them
     chan, sync   what goroutines talk with
     lib          timers, contexts, groups: made of those
+    shared       what they share: the map, the keyed channel
     zygote, tools           the supervisor's process; the command line
 
 The names below are loaded when they are first used: a submodule of ours can be imported without loading the rest.
@@ -61,6 +62,8 @@ _HOMES = {
     "mproc_go.sync.semaphore": ("Semaphore",),
     "mproc_go.lib.clock": ("Ticker", "Timer", "after", "after_func"),
     "mproc_go.lib.group": ("Group",),
+    "mproc_go.shared.keyed": ("KeyedChan",),
+    "mproc_go.shared.map": ("SharedMap",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -119,6 +122,8 @@ if TYPE_CHECKING:
     from mproc_go.runtime.netpoll import wait_readable as wait_readable
     from mproc_go.runtime.netpoll import wait_writable as wait_writable
     from mproc_go.sched.cpus import num_cpu as num_cpu
+    from mproc_go.shared.keyed import KeyedChan as KeyedChan
+    from mproc_go.shared.map import SharedMap as SharedMap
     from mproc_go.sync.atomic import AtomicInt as AtomicInt
     from mproc_go.sync.cond import Cond as Cond
     from mproc_go.sync.mutex import Mutex as Mutex

@@ -13,6 +13,8 @@ import mproc_go.lib.clock
 import mproc_go.lib.context
 import mproc_go.lib.group
 import mproc_go.runtime.goroutine
+import mproc_go.shared.keyed
+import mproc_go.shared.map
 import mproc_go.sync.atomic
 import mproc_go.sync.cond
 import mproc_go.sync.mutex

@@ -62,6 +62,9 @@ _NAMES = {
     layout.KIND_TICKER: "tickers",
     layout.KIND_CONTEXT: "contexts",
     layout.KIND_BUFFER: "large buffers",
+    layout.KIND_MAP: "maps",
+    layout.KIND_KEYED_CHAN: "keyed channels",
+    layout.KIND_STRIPE: "map stripes",
 }
 
 

@@ -45,6 +45,7 @@ class Process:
         over: why nothing can be called any more, or None.
         alarm: fires the timers made in this process (lib/alarm.py), None before the first.
         mailbox: takes what is delivered to asyncio tasks of this process (chan/aio.py), None before the first waits.
+        keys: hashes the keys of maps (shared/keys.py), None before the first.
         told: what ended the program was raised somewhere already.
         title: what texts call the runtime.
         threads: the Ms of this process's threads.
@@ -69,6 +70,7 @@ class Process:
         self.over: str | None = None
         self.alarm: Any = None
         self.mailbox: Any = None
+        self.keys: Any = None
         self.supervisor_fd = -1
         self.told = False
         self.title = "this runtime"

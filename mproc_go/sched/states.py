@@ -36,6 +36,8 @@ RWMUTEX_LOCK: Final = 22
 COND_WAIT: Final = 23
 SEMACQUIRE: Final = 24
 ONCE_DO: Final = 25
+MAP_COMPUTE: Final = 40  # another goroutine computes the value of the key that this one wants to change
+KEYED_RECEIVE: Final = 41
 # The thread that fires a process's timers: with nothing to fire it keeps nobody alive, else it may yet wake somebody.
 TIMERS_IDLE: Final = 26
 TIMERS: Final = 27
@@ -62,6 +64,8 @@ REASON_TEXT: Final = {
     COND_WAIT: "sync.Cond.Wait",
     SEMACQUIRE: "semacquire",
     ONCE_DO: "sync.Once.Do",
+    MAP_COMPUTE: "sync.Map.compute",
+    KEYED_RECEIVE: "keyed receive",
     TIMERS_IDLE: "timer goroutine (idle)",
     TIMERS: "timer goroutine",
     ASYNCIO: "asyncio",

@@ -49,6 +49,8 @@ H_PREEMPT: Final = 10  # 1: goroutines that compute for long are made to yield b
 H_KEPT_WORDS: Final = 11
 H_ON_PANIC: Final = 9  # what a panic does: below; constant
 
+H_HASH_KEY: Final = 40  # 2 words: what keys of maps are hashed with, drawn anew for each runtime; constant
+
 ON_PANIC_END: Final = 0
 ON_PANIC_LOG: Final = 1
 
@@ -326,6 +328,49 @@ MB_BLOCK: Final = 9  # block with the bytes, 0 while there is none ...
 MB_BYTES: Final = 10  # ... and how many they are, from word MB_DATA of the block on
 MB_DATA: Final = 8  # the first line of the block is its header's, so that the bytes lie as processors like it (64)
 
+# map and keyed channel; all constant but KC_CLOSED
+MP_N: Final = 9  # stripes: a power of two, MIN_STRIPES to MAX_STRIPES
+MP_STRIPES: Final = 10  # payload of a block: base and generation of each stripe (counted as one reference each)
+# Publishes the close of a keyed channel; guard: its object lock. Read without it, under the lock of a stripe.
+KC_CLOSED: Final = 11
+# stripe of a map: a part of its keys in one list, in the order of their hashes; guard: its object lock
+ST_MAP: Final = 9  # the record it is a stripe of; constant
+ST_KEYED: Final = 10  # 1 in a keyed channel; constant
+ST_COUNT: Final = 11  # keys that have a value. Read without the lock by len
+ST_LEVEL: Final = 12  # 2**level buckets; publishes growth
+ST_DIR: Final = 13  # payload of a block: word j is where the shortcuts that level j added begin; 0 at level 0
+ST_HEAD: Final = 14  # first node of the list (link and hash 0), which is never removed
+ST_TAIL: Final = 16  # its last node (no link, and a hash above all others); constant
+ST_ACTIVE: Final = 18  # head, tail: wait records of the stripe. Truth of the list: links from the head on
+ST_PREV: Final = 20  # redo record: if not 0, the link of this node is about to become ...
+ST_NODE: Final = 21  # ... this, and once it has ...
+ST_NEW: Final = 22  # ... ST_COUNT is this. ST_SHORTCUT: ST_NODE is a shortcut, and unused before that
+ST_SHORTCUT: Final = 1 << 62
+# A node of that list: an entry (a block), or a shortcut into the list (2 words in the directory, hash even).
+ND_LINK: Final = 0  # next node; publishes all that happens to entries. A shortcut's is 0 until it is in the list
+ND_HASH: Final = 1  # constant
+# entry: offsets from its block's payload. All constant once it is linked, but the link, EN_STATE and EN_WAIT
+EN_KEYLEN: Final = 2  # bytes of the key in canonical form | bytes of its exact form, where that differs, << 32
+EN_STATE: Final = 3  # number of pins: goroutines that read it outside the lock | flags below
+EN_WAIT: Final = 4  # wait record of its key, or 0
+EN_AT: Final = 5  # where its message begins
+EN_SIZE: Final = 6  # bytes of the block
+EN_KEY: Final = 7  # the key, canonical form, then exact form; then the message
+EN_PINS: Final = (1 << 32) - 1
+EN_VALUE: Final = 1 << 32  # it has a message: else it only stands for a key that somebody waits for, or will store
+EN_KEY_HANDLES: Final = 1 << 33  # there are handles in the key, counted like those of a message
+EN_RETIRED: Final = 1 << 34  # unlinked: whoever takes the last pin off frees it
+# wait record, a block: who changes a key alone, and who waits for it
+WT_LINK: Final = 0  # next in the stripe's list; the links of a sudog, so that waitq serves them
+WT_BACK: Final = 1  # the one before; hint
+WT_ENTRY: Final = 2  # the entry of the key
+WT_OWNER: Final = 3  # goroutine that alone may change it, 0 if none
+WT_QUEUE: Final = 4  # head, tail: in a map who wants to change it, in a keyed channel who waits for a value
+WT_BYTES: Final = 6 * WORD
+
+MIN_STRIPES: Final = 8
+MAX_STRIPES: Final = 64
+
 ONCE_NEW: Final = 0
 ONCE_RUNNING: Final = 1
 ONCE_DONE: Final = 2
@@ -355,6 +400,9 @@ KIND_TIMER: Final = 16  # the record is the one of its channel
 KIND_TICKER: Final = 17  # the same
 KIND_CONTEXT: Final = 18
 KIND_BUFFER: Final = 24  # never seen by users: their array or memoryview holds it
+KIND_MAP: Final = 32
+KIND_KEYED_CHAN: Final = 33
+KIND_STRIPE: Final = 34  # of either
 
 # Outcomes in a decision word
 OUT_OK: Final = 1

@@ -22,6 +22,7 @@ from mproc_go.errors import SharedMemoryFull, bug
 from mproc_go.shm.layout import (
     DYNAMIC,
     H_COMMITTED_WORDS,
+    H_HASH_KEY,
     H_LIMIT_WORDS,
     H_MAGIC,
     H_MAX_MS,
@@ -87,6 +88,8 @@ class Segment:
         w[H_MAX_MS] = max_ms
         w[H_LIMIT_WORDS] = min(limit_bytes, size) // WORD
         w[H_COMMITTED_WORDS] = DYNAMIC
+        for i in range(2):
+            w[H_HASH_KEY + i] = int.from_bytes(os.urandom(WORD), "little")
         w[H_MAGIC] = MAGIC  # last: whoever sees it sees the rest
         return segment
 

@@ -28,6 +28,7 @@ LAYERS = {
     "chan": 6,
     "sync": 6,
     "lib": 7,
+    "shared": 7,
     "context": 8,
     "zygote": 8,
     "tools": 9,

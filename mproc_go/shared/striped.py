@@ -1,0 +1,575 @@
+"""What a map and a keyed channel have in common: stripes, their entries, and whose turn it is to change a key.
+
+A record with a handle (the map's) names its stripes, each a record of its own with a lock of its own: goroutines on
+different keys seldom meet. A stripe counts one reference of its map; a process in which somebody waits in it, or
+changes one of its keys alone, holds it too, which is how the reaper finds what the dead did there.
+
+Values are encoded before a lock is taken and decoded after it was given back. Short ones are copied under the lock. An
+entry with a long value, or one with handles, is *pinned* while it is read, so that whoever replaces it leaves its
+freeing to the reader. A reader that is killed leaves its pin: that one value stays until the runtime ends.
+
+Who changes a key alone is named in its wait record; others that want to change it queue there and are handed the key
+in the order they came, with no lock held in between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from mproc_go.errors import SharedMemoryFull
+from mproc_go.runtime import message
+from mproc_go.runtime import process as rt
+from mproc_go.runtime.handle import SharedHandle, register
+from mproc_go.runtime.message import Body
+from mproc_go.runtime.process import M
+from mproc_go.sched import repairs, states, waitq
+from mproc_go.shared import keys, table
+from mproc_go.shared.keys import Keys
+from mproc_go.shared.table import NOT_PLAIN
+from mproc_go.shm.layout import (
+    BLOCK_DATA,
+    EN_AT,
+    EN_KEY,
+    EN_KEY_HANDLES,
+    EN_KEYLEN,
+    EN_PINS,
+    EN_RETIRED,
+    EN_SIZE,
+    EN_STATE,
+    EN_VALUE,
+    EN_WAIT,
+    H_STOP,
+    KC_CLOSED,
+    KIND_STRIPE,
+    MAX_STRIPES,
+    MIN_STRIPES,
+    MP_N,
+    MP_STRIPES,
+    ND_HASH,
+    O_KIND,
+    POOL_OBJECT,
+    R_GEN,
+    R_HOLDERS,
+    R_REFS,
+    S_GOMAXPROCS,
+    ST_ACTIVE,
+    ST_COUNT,
+    ST_DIR,
+    ST_HEAD,
+    ST_KEYED,
+    ST_LEVEL,
+    ST_MAP,
+    WORD,
+    WT_BYTES,
+    WT_ENTRY,
+    WT_OWNER,
+    WT_QUEUE,
+    object_lock,
+)
+from mproc_go.shm.pool import give, give_block, take, take_block
+from mproc_go.sync import grants
+
+# Stripes for each P: two goroutines that run at once want the same one once in that many times.
+_STRIPES_A_P = 4
+# Of a listing: what is read under one lock.
+_BATCH_ENTRIES = 64
+_BATCH_NODES = 256
+
+# A message, packed.
+Message = tuple[int, Body]
+
+
+class Stripe(SharedHandle):
+    """A process's hold of a stripe: no user ever sees one."""
+
+    __slots__ = ()
+
+    KIND = KIND_STRIPE
+
+
+class Striped(SharedHandle):
+    """A handle of a record with stripes."""
+
+    __slots__ = ("_held", "_keys", "_mask", "_numbers", "_stripes")
+
+    _stripes: list[int]
+    _numbers: list[int]  # of their locks
+    _mask: int
+    _keys: Keys
+    _held: dict[int, Stripe]
+
+    def __init__(self) -> None:
+        m = rt.current()
+        n = MIN_STRIPES
+        while n < min(MAX_STRIPES, _STRIPES_A_P * m.w[S_GOMAXPROCS]):
+            n *= 2
+        at = _zeroed(m, 2 * n * WORD)
+        try:
+            base = self._make(m, POOL_OBJECT)
+        except BaseException:
+            give_block(m, at - BLOCK_DATA, 2 * n * WORD)
+            raise
+        w = m.w
+        w[base + MP_N] = n
+        w[base + MP_STRIPES] = at
+        w[base + KC_CLOSED] = 0
+        w[base + O_KIND] = self.KIND  # from here on, who frees it frees its stripes
+        for i in range(n):
+            st = take(m, POOL_OBJECT)
+            w[st + O_KIND] = 0
+            for j in range(4):
+                w[st + R_HOLDERS + j] = 0
+            w[st + R_REFS] = 1
+            table.settle(w, st, base, self._keyed)
+            w[st + O_KIND] = KIND_STRIPE
+            w[at + 2 * i + 1] = w[st + R_GEN]
+            w[at + 2 * i] = st  # publishes
+        self._bind(m, base, w[base + R_GEN])
+
+    _keyed = False
+
+    def _bind(self, m: M, base: int, gen: int) -> None:
+        super()._bind(m, base, gen)
+        w = m.w
+        n, at = w[base + MP_N], w[base + MP_STRIPES]
+        self._stripes = [w[at + 2 * i] for i in range(n)]
+        self._numbers = [object_lock(st) for st in self._stripes]
+        self._mask = n - 1
+        self._held = {}
+        process = m.process
+        if process.keys is None:
+            process.keys = Keys(w)
+        self._keys = process.keys
+
+    def _stripe_of(self, h: int) -> int:
+        """Number of the stripe for keys of that hash: other bits than those that order them within it."""
+        return h >> 1 & self._mask
+
+    def _hold(self, m: M, i: int) -> None:
+        """Have this process hold the stripe, for as long as this handle lives."""
+        if i not in self._held:
+            at = m.w[self._base + MP_STRIPES] + 2 * i
+            self._held[i] = Stripe._open(m.w[at], m.w[at + 1])
+
+    def _m(self) -> M:
+        m = super()._m()
+        if m.w[H_STOP]:
+            m.interrupted()
+        return m
+
+    def __len__(self) -> int:
+        """How many keys there are: exact where nobody changes it meanwhile."""
+        w = self._m().w
+        return sum(w[st + ST_COUNT] for st in self._stripes)
+
+    def __contains__(self, key: object) -> bool:
+        m = self._m()
+        h, kb = self._keys.of(key)
+        i = self._stripe_of(h)
+        lock = m.locks[self._numbers[i]]
+        m.enter(lock)
+        e = table.find(m.w, m.mem, self._stripes[i], h, kb)[1]
+        there = bool(e and m.w[e + EN_STATE] & EN_VALUE)
+        m.leave(lock)
+        return there
+
+    # ------------------------------------------------------------ entries
+    def _build(
+        self, m: M, h: int, kb: bytes, exact: bytes, triples: Sequence[keys.Triple], packed: Message | None
+    ) -> int:
+        """An entry of its own block, not linked yet; the message, if there is one, goes into it."""
+        hdr, body = packed or (0, b"")
+        words = EN_KEY + (len(kb) + len(exact) + 7 >> 3)
+        size = (words + 1 + (len(body) + 7 >> 3 if isinstance(body, bytes) else 1)) * WORD
+        e: int = take_block(m, size) + BLOCK_DATA
+        w, mem = m.w, m.mem
+        w[e + ND_HASH] = h
+        w[e + EN_KEYLEN] = len(kb) | len(exact) << 32
+        w[e + EN_WAIT] = 0
+        w[e + EN_AT] = e + words
+        w[e + EN_SIZE] = size
+        start = (e + EN_KEY) * WORD
+        mem[start : start + len(kb) + len(exact)] = kb + exact
+        state = 0
+        if packed is not None:
+            message.put(w, mem, e + words, hdr, body)
+            state = EN_VALUE
+        if triples:
+            state |= EN_KEY_HANDLES
+            m.process.refs.retain(m, triples)
+        w[e + EN_STATE] = state
+        return e
+
+    def _new(self, m: M, key: object, h: int, kb: bytes, packed: Message | None) -> int:
+        """As :meth:`_build`, for a key as the caller gave it; the message is freed where there is no room."""
+        try:
+            triples: Sequence[keys.Triple] = ()
+            exact = b""
+            if type(key) is not str and type(key) is not int:
+                exact = keys.exact_form(key, kb)
+                triples = keys.handles_of(kb)
+            return self._build(m, h, kb, exact, triples, packed)
+        except BaseException:
+            if packed is not None:
+                message.discard(m, *packed)
+            raise
+
+    def _pack(self, m: M, value: object) -> Message:
+        """The value as a message.
+
+        Raises: EncodeError, SharedMemoryFull.
+        """
+        return message.pack(m, value)
+
+    # ------------------------------------------------------------ reading
+    def _read(self, m: M, i: int, h: int, kb: bytes) -> tuple[Any, bool]:
+        """The value of a key, and whether it is there."""
+        w = m.w
+        lock = m.locks[self._numbers[i]]
+        m.enter(lock)
+        e = table.find(w, m.mem, self._stripes[i], h, kb)[1]
+        if not e or not w[e + EN_STATE] & EN_VALUE:
+            m.leave(lock)
+            return None, False
+        hdr, body = message.fetch(w, m.mem, w[e + EN_AT])
+        if not hdr & NOT_PLAIN:
+            m.leave(lock)
+            return message.copy(m, hdr, body), True
+        w[e + EN_STATE] += 1
+        m.leave(lock)
+        return self._read_pinned(m, i, e), True
+
+    def _read_pinned(self, m: M, i: int, e: int) -> Any:
+        """The value of an entry that we have a pin on; takes that off."""
+        try:
+            return message.copy(m, *message.fetch(m.w, m.mem, m.w[e + EN_AT]))
+        finally:
+            unpin(m, self._numbers[i], e)
+
+    def _consume(self, m: M, i: int, e: int, ours: bool) -> Any:
+        """The value of an entry that was retired, to be read; frees it. `ours`: as :func:`table.retire` said."""
+        if not ours:
+            return self._read_pinned(m, i, e)
+        w = m.w
+        at = w[e + EN_AT]
+        hdr, body = message.fetch(w, m.mem, at)
+        w[e + EN_STATE] &= ~EN_VALUE  # the message is taken out of it
+        try:
+            return message.open_message(m, hdr, body)
+        finally:
+            free_entry(m, e)
+
+    # ------------------------------------------------------------ changing a key alone
+    def _own(self, m: M, key: object, i: int, h: int, kb: bytes, create: bool) -> int:
+        """Become the one that may change the key. Blocks the goroutine while another is.
+
+        Returns: the wait record, or 0 where the key is not there and is not to be created.
+
+        Raises:
+            RuntimeError: it is this goroutine already.
+            SharedMemoryFull: no room.
+        """
+        self._hold(m, i)
+        w = m.w
+        st = self._stripes[i]
+        lock = m.locks[self._numbers[i]]
+        new = take_block(m, WT_BYTES) + BLOCK_DATA
+        blank = 0
+        try:
+            while True:
+                q = mine = 0
+                m.enter(lock)
+                before, e = table.find(w, m.mem, st, h, kb)
+                wt = w[e + EN_WAIT] if e else 0
+                if wt:
+                    mine = w[wt + WT_OWNER] == m.g
+                    if not w[wt + WT_OWNER]:
+                        w[wt + WT_OWNER] = m.g  # publishes
+                    elif not mine:
+                        q = wt + WT_QUEUE
+                        grants.join(w, q, m.begin_wait())
+                elif e:
+                    wt, new = new, 0
+                    table.attach(w, st, wt, e, m.g)
+                elif blank:
+                    wt, new = new, 0
+                    w[blank] = w[before]
+                    table.attach(w, st, wt, blank, m.g)
+                    table.link(w, st, before, blank, w[st + ST_COUNT])
+                    blank = 0
+                m.leave(lock)
+                if mine:
+                    raise RuntimeError(
+                        f"{type(self).__name__}: this goroutine is just computing the value of that key; "
+                        "it can't change it otherwise meanwhile"
+                    )
+                if q:
+                    grants.wait(m, lock, q, states.MAP_COMPUTE, None, self._undo(i, wt))
+                if wt or not create:
+                    return wt
+                blank = self._new(m, key, h, kb, None)
+        finally:
+            if new:
+                give_block(m, new - BLOCK_DATA, WT_BYTES)
+            if blank:
+                free_entry(m, blank)
+
+    def _undo(self, i: int, wt: int) -> Callable[[M, int], None]:
+        """What hands a key on that came together with an exception."""
+        return lambda m, _: self._release(m, i, wt)
+
+    def _release(self, m: M, i: int, wt: int) -> None:
+        """Change nothing, and hand the key on."""
+        w, st = m.w, self._stripes[i]
+        if w[H_STOP]:  # the program is over, and a lock may never come free
+            return
+        lock = m.locks[self._numbers[i]]
+        m.enter(lock)
+        e = w[wt + WT_ENTRY]
+        g = table.pass_on(w, wt, m.slot)
+        if not g:
+            table.detach(w, st, wt)
+        m.leave(lock)
+        if g:
+            m.ready(g)
+            return
+        give_block(m, wt - BLOCK_DATA, WT_BYTES)
+        if not w[e + EN_STATE] & EN_VALUE:
+            free_entry(m, e)
+
+    def _put_owned(self, m: M, i: int, wt: int, e: int, read: bool) -> tuple[int, bool]:
+        """Put an entry in the place of the one of a key that is ours alone, and hand the key on.
+
+        Args:
+            e: without a value, the key goes; where nobody waits for it either, so does the entry.
+            read: the caller wants to read the old value, if there is one.
+        Returns: the old entry, which the caller consumes or frees, and whether it is its alone.
+        """
+        w, st = m.w, self._stripes[i]
+        lock = m.locks[self._numbers[i]]
+        m.enter(lock)
+        old = w[wt + WT_ENTRY]
+        before = table.before_entry(w, st, old)
+        waited_for = w[wt + WT_QUEUE]
+        blank = not w[e + EN_STATE] & EN_VALUE
+        if blank and not waited_for:
+            table.remove(w, st, before, old)
+        else:
+            w[e + EN_WAIT] = wt if waited_for else 0
+            table.replace(w, st, before, old, e)
+            w[wt + WT_ENTRY] = e
+        g = table.pass_on(w, wt, m.slot)
+        if not g:
+            waitq.remove(w, st + ST_ACTIVE, wt)
+        ours = table.retire(w, old, read and bool(w[old + EN_STATE] & EN_VALUE))
+        m.leave(lock)
+        if g:
+            m.ready(g)
+        else:
+            give_block(m, wt - BLOCK_DATA, WT_BYTES)
+            if blank:
+                free_entry(m, e)
+        self._grow(m, i)
+        return old, ours
+
+    # ------------------------------------------------------------ growing and listing
+    def _grow(self, m: M, i: int) -> None:
+        """Add buckets if there are too few for the keys."""
+        w, st = m.w, self._stripes[i]
+        if not table.wants_to_grow(w, st):
+            return
+        level = w[st + ST_LEVEL]
+        try:
+            segment = _zeroed(m, _segment_bytes(level + 1))
+        except SharedMemoryFull:
+            return  # it works without, only slower
+        directory = 0
+        if not level:
+            try:
+                directory = _zeroed(m, _DIRECTORY_BYTES)
+            except SharedMemoryFull:
+                give_block(m, segment - BLOCK_DATA, _segment_bytes(level + 1))
+                return
+        lock = m.locks[self._numbers[i]]
+        m.enter(lock)
+        first = w[st + ST_LEVEL] == level
+        if first:
+            if level:
+                table.add_level(w, st, segment)
+            else:
+                table.first_directory(w, st, directory, segment)
+        m.leave(lock)
+        if not first:
+            give_block(m, segment - BLOCK_DATA, _segment_bytes(level + 1))
+            if directory:
+                give_block(m, directory - BLOCK_DATA, _DIRECTORY_BYTES)
+
+    def _batch(self, m: M, i: int, after: int, most: int) -> tuple[list[tuple[int, bytes, bytes, int, Body]], int]:
+        """The next entries with a value behind hash `after`, `most` at the most, but all of one hash.
+
+        Returns: for each its hash, key, exact key, header and payload (a message that is not plain is only named, and
+        may be gone by then), and the hash to go on behind, or -1 at the end.
+        """
+        w, mem, st = m.w, m.mem, self._stripes[i]
+        lock = m.locks[self._numbers[i]]
+        found: list[tuple[int, bytes, bytes, int, Body]] = []
+        m.enter(lock)
+        node = table.start(w, st, after, w[st + ST_LEVEL]) if after > 0 else st + ST_HEAD
+        looked = 0
+        while (here := w[node + ND_HASH]) <= after:
+            node = w[node]
+        while here < table.END and (here == after or (looked < _BATCH_NODES and len(found) < most)):
+            looked += 1
+            after = here
+            if here & 1 and w[node + EN_STATE] & EN_VALUE:
+                hdr, body = message.fetch(w, mem, w[node + EN_AT])
+                if w[node + EN_STATE] & EN_KEY_HANDLES:
+                    hdr |= NOT_PLAIN
+                found.append((here, table.key_of(w, mem, node), table.exact_key_of(w, mem, node), hdr, body))
+            node = w[node]
+            here = w[node + ND_HASH]
+        m.leave(lock)
+        return found, (-1 if here >= table.END else after)
+
+    def _pairs(self, with_values: bool = True) -> Iterator[tuple[Any, Any]]:
+        """All keys with their values (or None), weakly consistent: no key twice, none missed that was there all the
+        time, one that comes or goes meanwhile may be listed or not.
+        """
+        for i in range(len(self._stripes)):
+            after = 0
+            while after >= 0:
+                m = self._m()
+                found, after = self._batch(m, i, after, _BATCH_ENTRIES)
+                for h, kb, exact, hdr, body in found:
+                    if not hdr & NOT_PLAIN:
+                        yield keys.decode(exact or kb), message.copy(m, hdr, body) if with_values else None
+                        continue
+                    m = self._m()  # another goroutine ran in between, maybe on another thread
+                    pair = self._pair(m, i, h, kb, with_values)
+                    if pair is not None:
+                        yield pair
+
+    def _pair(self, m: M, i: int, h: int, kb: bytes, with_value: bool) -> tuple[Any, Any] | None:
+        """A key and its value, None where it is gone."""
+        w = m.w
+        lock = m.locks[self._numbers[i]]
+        m.enter(lock)
+        e = table.find(w, m.mem, self._stripes[i], h, kb)[1]
+        if e and w[e + EN_STATE] & EN_VALUE:
+            w[e + EN_STATE] += 1
+        else:
+            e = 0
+        m.leave(lock)
+        if not e:
+            return None
+        try:
+            key = keys.decode(table.exact_key_of(w, m.mem, e) or kb)
+            return key, message.copy(m, *message.fetch(w, m.mem, w[e + EN_AT])) if with_value else None
+        finally:
+            unpin(m, self._numbers[i], e)
+
+    def __repr__(self) -> str:
+        w = self._words()
+        name = type(self).__name__
+        if w is None:
+            return f"<{name} {self._base:#x} of a runtime that is over>"
+        closed = " closed" if w[self._base + KC_CLOSED] else ""
+        return f"<{name} {self._base:#x}{closed} len={sum(w[st + ST_COUNT] for st in self._stripes)}>"
+
+
+# ---------------------------------------------------------------- freeing
+def unpin(m: M, number: int, e: int) -> None:
+    """Take one's pin off an entry; the last one frees it, if it is in no list any more."""
+    w = m.w
+    lock = m.locks[number]
+    m.enter(lock)
+    state = w[e + EN_STATE] - 1
+    w[e + EN_STATE] = state
+    m.leave(lock)
+    if state & EN_RETIRED and not state & EN_PINS:
+        free_entry(m, e)
+
+
+def free_entry(m: M, e: int) -> None:
+    """Free an entry nobody can reach any more, and the message and the handles in it."""
+    w = m.w
+    state = w[e + EN_STATE]
+    if state & EN_VALUE:
+        at = w[e + EN_AT]
+        if w[at] & NOT_PLAIN:
+            message.discard(m, *message.fetch(w, m.mem, at))
+    if state & EN_KEY_HANDLES:
+        m.process.refs.release(m, keys.handles_of(table.key_of(w, m.mem, e)))
+    give_block(m, e - BLOCK_DATA, w[e + EN_SIZE])
+
+
+_DIRECTORY_BYTES = (table.MAX_LEVEL + 1) * WORD
+
+
+def _segment_bytes(level: int) -> int:
+    """Size of the segment of shortcuts that a level brings; the first one is for three levels."""
+    return 14 * WORD if level <= table.FIRST_LEVEL else (1 << level) * WORD
+
+
+def _zeroed(m: M, size: int) -> int:
+    block: int = take_block(m, size) + BLOCK_DATA
+    m.mem[block * WORD : block * WORD + size] = bytes(size)
+    return block
+
+
+def destroy(m: M, base: int) -> None:
+    """Free a map or a keyed channel nobody can reach any more."""
+    w = m.w
+    at = w[base + MP_STRIPES]
+    n = w[base + MP_N]
+    # Where its maker died, or found no room, there are fewer.
+    stripes = [(KIND_STRIPE, w[at + 2 * i], w[at + 2 * i + 1]) for i in range(n) if w[at + 2 * i]]
+    w[base + R_GEN] += 1
+    give(m, POOL_OBJECT, base)
+    m.process.refs.release(m, stripes)
+    give_block(m, at - BLOCK_DATA, 2 * n * WORD)
+
+
+def _destroy_stripe(m: M, st: int) -> None:
+    w = m.w
+    lock = m.locks[object_lock(st)]
+    m.enter(lock)
+    w[st + O_KIND] = 0  # the reaper looks for this under the lock
+    m.leave(lock)
+    node = w[st + ST_HEAD]
+    while node:
+        following = w[node]
+        if w[node + ND_HASH] & 1:
+            if w[node + EN_WAIT]:  # left by a death
+                give_block(m, w[node + EN_WAIT] - BLOCK_DATA, WT_BYTES)
+            free_entry(m, node)
+        node = following
+    if directory := w[st + ST_DIR]:
+        for level in range(1, w[st + ST_LEVEL] + 1):
+            if not 1 < level <= table.FIRST_LEVEL:
+                give_block(m, w[directory + level] - BLOCK_DATA, _segment_bytes(level))
+        give_block(m, directory - BLOCK_DATA, _DIRECTORY_BYTES)
+    w[st + R_GEN] += 1
+    give(m, POOL_OBJECT, st)
+
+
+def _finish(t: Any, stripes: Sequence[int]) -> list[int]:
+    """Who closed a keyed channel may be dead: go on telling those who wait. Runs in the supervisor, under no lock."""
+    w = t.w
+    woken: list[int] = []
+    for st in stripes:
+        if not w[st + ST_ACTIVE] or not w[st + ST_KEYED]:
+            continue
+        lock = t.locks[object_lock(st)]
+        t.enter(lock)
+        if w[st + O_KIND] == KIND_STRIPE and w[st + ST_KEYED] and w[w[st + ST_MAP] + KC_CLOSED]:
+            woken += table.dismiss(t, st)
+        t.leave(lock)
+    return woken
+
+
+register(Stripe, _destroy_stripe)
+repairs.REPAIR[KIND_STRIPE] = table.repair
+repairs.FORGET[KIND_STRIPE] = table.forget
+repairs.FINISH[KIND_STRIPE] = _finish
