@@ -209,7 +209,7 @@ def _is_inside(ident: int) -> bool:
 
 
 # ---------------------------------------------------------------- the other end of the socket
-def connect(name: str) -> socket.socket:
+def connect(name: str, seconds: float = START_S) -> socket.socket:
     """A connection to the supervisor of that runtime.
 
     Raises:
@@ -219,23 +219,19 @@ def connect(name: str) -> socket.socket:
     try:
         folder = names.Folder()
     except FileNotFoundError:
-        raise NotRunning(f"no runtime named {name!r} runs: none does. Start it with: mproc-go start {name}") from None
+        raise _unknown(name, names.folder_path(), []) from None
     with folder:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
-            sock.settimeout(START_S)
+            sock.settimeout(seconds)
             try:
                 if not folder.is_alive(name):
                     raise FileNotFoundError(name)
                 sock.connect(folder.socket_path(name))
             except (FileNotFoundError, ConnectionRefusedError):
-                running = [other for other in folder.living() if other != name]
-                known = f"running are {', '.join(running)}" if running else "none does"
-                raise NotRunning(
-                    f"no runtime named {name!r} runs: {known}. Start it with: mproc-go start {name}"
-                ) from None
+                raise _unknown(name, folder.path, folder.living()) from None
             except (TimeoutError, BlockingIOError):
-                raise NotRunning(f"runtime {name!r} does not answer; is its supervisor stopped?") from None
+                raise _silent(name) from None
             _, uid = control.peer(sock)
             if uid != os.getuid():
                 raise PermissionError(f"runtime {name!r} in {folder.path} is run by user {uid}, not by {os.getuid()}")
@@ -245,14 +241,17 @@ def connect(name: str) -> socket.socket:
         return sock
 
 
-def ask(name: str, what: str) -> tuple[dict[str, Any], bytes]:
+def ask(name: str, what: str, seconds: float = START_S) -> tuple[dict[str, Any], bytes]:
     """Ask a runtime for something without joining it: its answer, and what came as a file with it.
+
+    Args:
+        seconds: to wait for the answer.
 
     Raises:
         NotRunning, PermissionError: as :func:`connect`; or it did not answer.
     """
-    with connect(name) as sock:
-        packet, fds = _ask(sock, name, {"do": what}, 1)
+    with connect(name, seconds) as sock:
+        packet, fds = _ask(sock, name, {"do": what}, 1, seconds)
         if "error" in packet:
             raise NotRunning(packet["error"])
         text = b""
@@ -269,7 +268,7 @@ def _ask(
     try:
         control.send(sock, packet)
         if not select.select([sock], [], [], seconds)[0]:
-            raise NotRunning(f"runtime {name!r} does not answer; is its supervisor stopped?")
+            raise _silent(name)
         answer, fds = control.receive(sock, max_fds)
     except (BrokenPipeError, ConnectionResetError):
         answer, fds = None, []
@@ -278,6 +277,18 @@ def _ask(
     if answer is None:
         raise NotRunning(f"runtime {name!r} ended meanwhile")
     return answer, fds
+
+
+def _unknown(name: str, folder: str, running: list[str]) -> NotRunning:
+    known = [other for other in running if other != name]
+    others = f"running are {', '.join(known)}" if known else f"none does (in {folder})"
+    return NotRunning(f"no runtime named {name!r} runs: {others}. Start it with: mproc-go start {name}")
+
+
+def _silent(name: str) -> NotRunning:
+    with names.Folder() as folder:
+        os_pid = folder.os_pid(name)
+    return NotRunning(f"runtime {name!r} does not answer; is its supervisor, process {os_pid}, stopped?")
 
 
 def _refuse_version(name: str, theirs: Any) -> NoReturn:

@@ -49,7 +49,7 @@ SILENT_S: Final = 5.0
 # Connections at the same time; a runtime has slots for fewer programs than that.
 MAX_GUESTS: Final = 96
 _BACKLOG = 64
-_SO_PEERPIDFD = 77  # Linux 6.5
+SO_PEERPIDFD = 77  # Linux 6.5
 
 
 class Guest:
@@ -315,7 +315,7 @@ def _pidfd(guest: Guest) -> int:
     """
     assert guest.sock is not None
     try:
-        return guest.sock.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD)
+        return guest.sock.getsockopt(socket.SOL_SOCKET, SO_PEERPIDFD)
     except OSError as error:
         if error.errno not in (errno.ENOPROTOOPT, errno.EINVAL):
             raise

@@ -1,7 +1,8 @@
 """The command line: one file per verb (layer 8, above everything but the package's own ``__init__``).
 
-What: ``cli`` is the group ``mproc-go``; ``run`` and ``demo`` are its verbs; ``exits`` says how each error ends a
-command; ``analysis`` and ``pipeline`` are the work of the demo, of which ``docs/examples/analyse.py`` is the twin.
+What: ``cli`` is the group ``mproc-go``, with a module for each of its verbs; ``exits`` says how each error ends a
+command, ``which`` what runtime it is about; ``analysis`` and ``pipeline`` are the work of the demo, of which
+``docs/examples/analyse.py`` is the twin.
 
 May import: anything below it, by the public names of ``mproc_go`` where there is one; ``click`` and ``rich``, which
 nobody else imports.
@@ -9,5 +10,5 @@ nobody else imports.
 May never: be imported by the runtime, a worker or the supervisor. (A worker of the demo imports ``analysis`` and
 ``pipeline``, because goroutines of the demo are functions of theirs; hence these two import neither click nor rich.)
 
-Reading order: cli, exits, run; analysis, pipeline, demo.
+Reading order: cli, exits, run; which, start, stop, ps; analysis, pipeline, demo.
 """

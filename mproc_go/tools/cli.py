@@ -18,7 +18,18 @@ from mproc_go.errors import EXIT_INTERRUPT, EXIT_USAGE, MprocError
 from mproc_go.tools.exits import EXIT_FAILURE, complain, end_of_program
 
 # Verb -> module that holds it, under the name `command`. The order is that of the help page.
-VERBS = {"run": "mproc_go.tools.run", "demo": "mproc_go.tools.demo", "stress": "mproc_go.tools.stress"}
+VERBS = {
+    "run": "mproc_go.tools.run",
+    "demo": "mproc_go.tools.demo",
+    "start": "mproc_go.tools.start",
+    "stop": "mproc_go.tools.stop",
+    "ps": "mproc_go.tools.ps",
+    "stats": "mproc_go.tools.stats",
+    "stacks": "mproc_go.tools.stacks",
+    "stress": "mproc_go.tools.stress",
+    "doctor": "mproc_go.tools.doctor",
+    "gc": "mproc_go.tools.gc",
+}
 
 
 class Verbs(click.Group):

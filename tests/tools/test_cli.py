@@ -10,6 +10,7 @@ import zipfile
 
 import pytest
 
+from mproc_go.tools.cli import VERBS
 from mproc_go.tools.exits import one_line, printable
 
 MPROC_GO = [sys.executable, "-m", "mproc_go"]
@@ -64,7 +65,7 @@ def test_help_lists_the_verbs_there_are(args):
     done = mproc_go(*args)
     assert (done.returncode, done.stderr) == (0, "")
     commands = done.stdout.partition("Commands:\n")[2].splitlines()
-    assert [line.split()[0] for line in commands] == ["run", "demo", "stress"]
+    assert [line.split()[0] for line in commands] == list(VERBS)
 
 
 @pytest.mark.parametrize("verb", ["run", "demo", "stress"])

@@ -1,0 +1,71 @@
+"""Which runtime a command is about, and what can be wrong with that: one line and status 2."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from mproc_go.errors import NotRunning
+from mproc_go.shm import names
+
+# A supervisor that does not answer within this, in seconds, is stopped, or its machine swaps.
+ANSWER_S = 5.0
+
+
+@contextlib.contextmanager
+def usage_errors() -> Iterator[None]:
+    """A wrong name, one that is taken, one that is unknown, a folder that is not ours: the caller can correct it."""
+    try:
+        yield
+    except (NotRunning, RuntimeError, ValueError, PermissionError) as error:
+        raise click.ClickException(str(error)) from None
+
+
+def runtime_named(name: str | None) -> str:
+    """The name, checked; without one the name of the only runtime that runs.
+
+    Raises:
+        click.ClickException: it is no name; or none runs, or several do.
+    """
+    with usage_errors():
+        if name is not None:
+            return names.check_name(name, "runtime")
+        running = names.running()
+        if not running:
+            raise NotRunning(f"no runtime runs (in {names.folder_path()}); start one with: mproc-go start NAME")
+        if len(running) > 1:
+            raise NotRunning(f"which one? There are {', '.join(running)}")
+        return running[0]
+
+
+def figures(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a runtime says of itself (os_pid, started), and its stats().
+
+    Raises:
+        NotRunning, PermissionError: as runtime/attach.py connect.
+    """
+    from mproc_go.runtime.attach import ask
+
+    answer, text = ask(name, "stats", ANSWER_S)
+    return answer, json.loads(text)
+
+
+def amount(n_bytes: float) -> str:
+    """A number of bytes for people."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if n_bytes < 1024:
+            return f"{n_bytes:.0f} {unit}" if unit == "B" else f"{n_bytes:.1f} {unit}"
+        n_bytes /= 1024
+    return f"{n_bytes:.1f} TiB"
+
+
+def duration(seconds: float) -> str:
+    """A time for people."""
+    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{max(0.0, seconds):.0f} s"
