@@ -302,9 +302,15 @@ class _Pickler(pickle.Pickler):
         t = type(obj)
         if t in HANDLE_TYPES:
             return _reduce_handle(obj, self.handles)
-        if t is types.FunctionType or issubclass(t, type):
+        if t is types.FunctionType:
             if not byname.is_by_name(obj):
                 raise _ByValueError
+        elif issubclass(t, type):
+            if not byname.is_by_name(obj):
+                reduced = classes.reduce_packed(obj, _pack_class)
+                if reduced is None:
+                    raise _ByValueError
+                return reduced
         elif t in _NAMED:
             if not byname.is_by_name(obj):
                 return _reduce_named(obj)
@@ -414,6 +420,17 @@ def _dump_by_value(value: object, beside: bool = True) -> _Dumped:
     return parts, pickler.handles, buffers
 
 
+def _pack_class(cls: type) -> tuple[bytes, list[type]] | None:
+    """The bytes of a class that travels by value, and all such classes in them; None if they can't be kept."""
+    parts: list[bytes] = []
+    pickler = _by_value_pickler()(_Sink(parts.append), PROTOCOL, None)
+    try:
+        pickler.dump(cls)
+    except Exception:  # a user's __reduce__ may raise anything; whoever pickles it for its message says what is wrong
+        return None
+    return None if pickler.handles else (b"".join(parts), pickler.classes)
+
+
 _by_value_class: Any = None
 
 
@@ -430,6 +447,7 @@ def _by_value_pickler() -> Any:
         def __init__(self, file: _Sink, protocol: int, keep: Callable[[Any], bool] | None) -> None:
             super().__init__(file, protocol, keep)
             self.handles: list[Triple] = []
+            self.classes: list[type] = []
 
         def reducer_override(self, obj: Any) -> Any:
             t = type(obj)
@@ -455,6 +473,7 @@ def _by_value_pickler() -> Any:
                     return reduced
                 if t is types.FunctionType:
                     return _with_class_globals(obj, reduced)
+                self.classes.append(obj)
                 return classes.reduce_class(obj, reduced)
             if t is types.ModuleType:
                 if byname.module_is_importable(obj):

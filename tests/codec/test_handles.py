@@ -292,3 +292,13 @@ def test_tables_read_back(table: list[tuple[int, int, int]], payload: bytes) -> 
     data = handles.pack_table(table) + payload
     assert handles.handle_table(data) == table
     assert bytes(handles.split_table(data)[1]) == payload
+
+
+def test_a_handle_in_a_class_is_counted_with_each_message() -> None:
+    """The bytes of a class are kept for the next message; not so where that would keep a handle from being counted."""
+
+    class Owner:
+        toy = open_toy(8, 1)
+
+    for _ in range(2):
+        assert wire.handles_in(*wire.encode(Owner())) == [(Toy.KIND, 8, 1)]

@@ -346,6 +346,27 @@ def test_an_old_message_does_not_reset_the_class_that_defined_it() -> None:
     assert Counter.bump is method
 
 
+def test_a_class_is_packed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Messages of one class carry the same bytes of it until it has a new version."""
+
+    class Point:
+        made = 0
+
+    packed = []
+    original = wire._pack_class
+
+    def pack(cls: type) -> Any:
+        packed.append(cls)
+        return original(cls)
+
+    monkeypatch.setattr(wire, "_pack_class", pack)
+    for n in range(3):
+        assert type(copied([Point(), Point()])[1]) is Point
+        assert packed == [Point] * (1 if n < 2 else 2)
+        if n == 1:
+            Point.made = 1
+
+
 def test_init_subclass_does_not_run_per_message() -> None:
     """A registry of subclasses in a base class sees a travelling class once."""
     seen = []
@@ -638,7 +659,7 @@ def test_an_exception_the_receiver_lacks_becomes_a_remote_error() -> None:
 # ------------------------------------------------------------------------------------------------ another process
 
 SCRIPT = '''
-import dataclasses, enum, functools, subprocess, sys, typing
+import dataclasses, enum, functools, operator, subprocess, sys, typing
 from mproc_go.codec import wire
 from mproc_go.codec.handles import pack_table
 
@@ -655,6 +676,14 @@ class Job:
 
 class Kind(enum.Enum):
     A = 1
+
+class Base:
+    base = "old"
+
+class Derived(Base):
+    own = "old"
+    def both(self):
+        return f"{self.base} {self.own} {offset}"
 
 Id = typing.NewType("Id", int)
 
@@ -713,6 +742,26 @@ for round in range(3):
     assert wire.decode(*call(lambda j: type(j).done, Job(1))) == round + 5, "a changed class attribute was not sent"
     job.work()
     assert total == 101 * (round + 1), "a method lost the globals of __main__"
+
+# Messages without a function of ours: the class goes along packed, and is loaded where it is newer.
+both = operator.methodcaller("both")
+for change, expected in [
+    (None, "old old 100"),
+    (None, "old old 100"),
+    (("own", "new"), "old new 100"),
+    (("base", "new"), "new new 100"),
+    (("base", "newest"), "newest new 100"),
+]:
+    if change:
+        setattr(Base if change[0] == "base" else Derived, *change)
+    for _ in range(2):
+        assert wire.decode(*call(both, Derived())) == expected, (change, expected)
+old = wire.encode(Derived())
+Derived.own = "latest"
+assert wire.decode(*call(both, Derived())) == "newest latest 100"
+assert type(wire.decode(*old)) is Derived and Derived.own == "latest", "an old message reset a class"
+assert wire.decode(*call(both, wire.decode(*old))) == "newest latest 100"
+
 assert wire.decode(*call(cached, 5)) == 15
 assert wire.decode(*call(lambda f, n: [f(n), f.cache_info().misses], cached, 6)) == [18, 1]
 assert wire.decode(*call(len, [Id])) == 1
