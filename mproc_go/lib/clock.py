@@ -203,9 +203,9 @@ def after_func(seconds: float, fn: Callable[..., Any], /, *args: Any, **kwargs: 
         raise
     w, base = m.w, timer._base
     timer._c = None
-    w[base + O_KIND] = KIND_TIMER  # what it is to whoever frees it, now that no channel handle is left
     w[base + TM_CALL] = hdr
     w[base + TM_CALL + 1] = body
+    w[base + O_KIND] = KIND_TIMER  # what it is to whoever frees it, now that no channel handle is left
     timer._set(when, 0)
     return timer
 

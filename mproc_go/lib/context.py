@@ -338,15 +338,11 @@ def with_value(parent: Context, key: Any, value: Any) -> Context:
         message.discard(m, *packed)
         raise
     try:
-        node = _node(m, parent, CX_VALUE)
+        return _node(m, parent, CX_VALUE, key=packed, msg=stored)
     except BaseException:
         message.discard(m, *packed)
         message.discard(m, *stored)
         raise
-    for word, (hdr, body) in ((CX_KEY, packed), (CX_MSG, stored)):
-        m.w[node._base + word] = hdr
-        m.w[node._base + word + 1] = body or 0
-    return node
 
 
 def without_cancel(parent: Context) -> Context:
@@ -374,13 +370,11 @@ def after_func(ctx: Context, fn: Callable[..., Any], /, *args: Any, **kwargs: An
     m = rt.current()
     hdr, body = message.pack(m, (fn, args, kwargs), 0)
     try:
-        node = _node(m, None, CX_HOOK)
+        node = _node(m, None, CX_HOOK, msg=(hdr, body))
     except BaseException:
         message.discard(m, hdr, body)
         raise
     w, base = m.w, node._base
-    w[base + CX_MSG] = hdr
-    w[base + CX_MSG + 1] = body
     owner = ctx._canceler if isinstance(ctx, _Node) else 0
     if owner:
         w[base + R_REFS] += 1  # the list's; nobody else knows the record yet
@@ -414,26 +408,44 @@ def _check(parent: Any) -> None:
         )
 
 
-def _node(m: M, parent: Context | None, role: int) -> _Node:
-    """A context of that role, with what it has from its parent; its messages are the caller's to store."""
+def _node(
+    m: M,
+    parent: Context | None,
+    role: int,
+    *,
+    key: tuple[int, message.Body] = (0, 0),
+    msg: tuple[int, message.Body] = (0, 0),
+    channel: Chan[Any] | None = None,
+) -> _Node:
+    """A context of that role, with what it has from its parent. The messages (spilled, or none) are its from then on.
+
+    Crash: the kind is the last store, and what the record refers to is counted before.
+    """
     if isinstance(parent, _Node):
         parent._m()  # of this runtime
     node = _Node.__new__(_Node)
     base = node._make(m, POOL_OBJECT)
     w = m.w
-    w[base + O_KIND] = KIND_CONTEXT
     for word in range(CX_STATE, CX_LOOK + 1):
         w[base + word] = 0
     w[base + CX_ROLE] = role
     if isinstance(parent, _Node):
         above = parent._base
+        m.process.refs.retain(m, [(KIND_CONTEXT, above, parent._gen)])
         w[base + CX_PARENT] = above
         w[base + CX_PARENT_GEN] = parent._gen
         if role != CX_WITHOUT:
             w[base + CX_CANCELER] = w[above + CX_CANCELER]
             w[base + CX_DEADLINE] = w[above + CX_DEADLINE]
             w[base + CX_WALL] = w[above + CX_WALL]
-        m.process.refs.retain(m, [(KIND_CONTEXT, above, parent._gen)])
+    if channel is not None:
+        m.process.refs.retain(m, [(KIND_CHAN, channel._base, channel._gen)])
+        w[base + CX_DONE] = channel._base
+        w[base + CX_DONE_GEN] = channel._gen
+    for word, (hdr, body) in ((CX_KEY, key), (CX_MSG, msg)):
+        w[base + word] = hdr
+        w[base + word + 1] = body or 0
+    w[base + O_KIND] = KIND_CONTEXT  # last: whoever walks all objects now finds a whole one
     node._bind(m, base, node._gen)
     node._up = parent
     return node
@@ -444,11 +456,8 @@ def cancelable(parent: Context) -> _Node:
     _check(parent)
     m = rt.current()
     channel: Chan[Any] = Chan()
-    node = _node(m, parent, CX_CANCEL)
+    node = _node(m, parent, CX_CANCEL, channel=channel)
     w, base = m.w, node._base
-    m.process.refs.retain(m, [(KIND_CHAN, channel._base, channel._gen)])
-    w[base + CX_DONE] = channel._base
-    w[base + CX_DONE_GEN] = channel._gen
     node._channel = channel
     owner = w[base + CX_CANCELER]
     w[base + CX_CANCELER] = node._canceler = base

@@ -38,8 +38,8 @@ class AtomicInt(SharedHandle):
         word = _word(v)
         m = rt.current()
         base = self._make(m, POOL_OBJECT)
-        m.w[base + O_KIND] = KIND_ATOMIC
         m.w[base + AI_VALUE] = word
+        m.w[base + O_KIND] = KIND_ATOMIC  # last: whoever walks all objects now finds a whole one
 
     def load(self) -> int:
         """Its value now. Blocks: never."""

@@ -61,12 +61,12 @@ class Cond(SharedHandle):
         mutex._m()  # of this runtime
         base = self._make(m, POOL_OBJECT)
         w = m.w
-        w[base + O_KIND] = KIND_COND
+        m.process.refs.retain(m, [(mutex.KIND, mutex._base, mutex._gen)])
         w[base + CD_KIND] = mutex.KIND
         w[base + CD_MUTEX] = mutex._base
         w[base + CD_MUTEX_GEN] = mutex._gen
         w[base + CD_WAITQ] = 0
-        m.process.refs.retain(m, references(w, base))
+        w[base + O_KIND] = KIND_COND  # last: whoever walks all objects now finds a whole one
         self._mutex = mutex
 
     def _bind(self, m: M, base: int, gen: int) -> None:

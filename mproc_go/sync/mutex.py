@@ -76,8 +76,8 @@ class Mutex(SharedHandle):
         m = rt.current()
         base = self._make(m, POOL_OBJECT)
         w = m.w
-        w[base + O_KIND] = KIND_MUTEX
         w[base + MX_LOCKED] = w[base + MX_WOKEN] = w[base + MX_WAITQ] = 0
+        w[base + O_KIND] = KIND_MUTEX  # last: whoever walks all objects now finds a whole one
 
     def lock(self, timeout: float | None = None) -> None:
         """Lock it. Blocks the goroutine while another has it.

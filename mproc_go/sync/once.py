@@ -47,9 +47,9 @@ class Once(SharedHandle):
         m = rt.current()
         base = self._make(m, POOL_OBJECT)
         w = m.w
-        w[base + O_KIND] = KIND_ONCE
         w[base + OC_STATE] = ONCE_NEW
         w[base + OC_RUNNER] = w[base + OC_WAITQ] = 0
+        w[base + O_KIND] = KIND_ONCE  # last: whoever walks all objects now finds a whole one
 
     def do(self, fn: Callable[..., Any], /, *args: Any, timeout: float | None = None) -> None:
         """Call ``fn(*args)`` here if this is the first call of ``do`` in the program; else wait until that returned.

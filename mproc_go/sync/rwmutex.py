@@ -59,8 +59,8 @@ class RWMutex(SharedHandle):
         m = rt.current()
         base = self._make(m, POOL_OBJECT)
         w = m.w
-        w[base + O_KIND] = KIND_RWMUTEX
         w[base + RW_STATE] = w[base + RW_WRITEQ] = w[base + RW_READQ] = 0
+        w[base + O_KIND] = KIND_RWMUTEX  # last: whoever walks all objects now finds a whole one
 
     # ------------------------------------------------------------ writing
     def lock(self, timeout: float | None = None) -> None:

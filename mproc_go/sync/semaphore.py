@@ -58,9 +58,9 @@ class Semaphore(SharedHandle):
         m = rt.current()
         base = self._make(m, POOL_OBJECT)
         w = m.w
-        w[base + O_KIND] = KIND_SEMAPHORE
         w[base + SM_SIZE] = n
         w[base + SM_HELD] = w[base + SM_WAITQ] = 0
+        w[base + O_KIND] = KIND_SEMAPHORE  # last: whoever walks all objects now finds a whole one
 
     def acquire(self, k: int = 1, timeout: float | None = None) -> None:
         """Take `k` permits, all at once. Blocks the goroutine until they are there and it is its turn.

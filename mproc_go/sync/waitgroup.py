@@ -49,8 +49,8 @@ class WaitGroup(SharedHandle):
         m = rt.current()
         base = self._make(m, POOL_OBJECT)
         w = m.w
-        w[base + O_KIND] = KIND_WAITGROUP
         w[base + WG_COUNT] = w[base + WG_WAITQ] = 0
+        w[base + O_KIND] = KIND_WAITGROUP  # last: whoever walks all objects now finds a whole one
 
     def add(self, n: int = 1) -> None:
         """Add `n`, which may be negative, to the counter; at 0 whoever waits is woken. Blocks: never.

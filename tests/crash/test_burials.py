@@ -595,17 +595,7 @@ MAKERS = {
 }
 
 
-_KIND_FIRST = pytest.mark.xfail(
-    run=False,  # freeing what it never was may never end
-    reason="it stores O_KIND before its fields: dead in between, a worker frees what the fields name that were there before; "
-    "the kind has to be the last store, and a reference has to be counted before the field that names it is stored",
-)
-
-
-@pytest.mark.parametrize(
-    "what",
-    [pytest.param(name, marks=_KIND_FIRST) if name in ("cond", "context", "value") else name for name in MAKERS],
-)
+@pytest.mark.parametrize("what", MAKERS)
 def test_making_out_of_what_was_there_before(what):
     """Whoever dies making something leaves a record that says nothing about what was in it before."""
 
