@@ -7,6 +7,7 @@ takes what was left to it, and then everything that can be said of a segment at 
 from __future__ import annotations
 
 import contextlib
+import gc
 from collections import deque
 from types import SimpleNamespace
 
@@ -165,6 +166,7 @@ class Grave:
         """A goroutine that runs on `m`; the client has a handle of it."""
         w = self.words
         g = pool.take(m, L.POOL_G)
+        w[g + L.G_GOID] = g  # any number but 0
         w[g + L.G_M] = m.slot
         w[g + L.G_JOINQ] = w[g + L.G_DECIDE] = w[g + L.G_CODE] = 0
         self.client.process.refs.adopt(w, g)
@@ -215,11 +217,14 @@ class Grave:
         """The dead one does the operation and dies at its n-th step; returns whether there were that many."""
         w = self.words
         w.stores, w.cut_at, w.died_in, w.on_cut = 0, n, "", self._is_dead
+        gc.disable()  # a finalizer of something else that ran now would swallow the Cut
         try:
             with self.as_(self.dead):
                 self.result = self.run(operation)  # kept: a handle in it would swallow the Cut of its finalizer
         except Cut:
             pass
+        finally:
+            gc.enable()
         w.cut_at = None
         return "m" not in vars(self.dead.process.tls)
 
