@@ -1,19 +1,42 @@
-"""Go's concurrency for Python, on all cores: goroutines, channels and a G-M-P scheduler over processes.
+"""Go's concurrency for Python, on all cores: goroutines, channels and Go's scheduler, over processes.
 
-Layers, each importing only from those above it in this list:
+    from mproc_go import Chan, go, run
 
-    errors
-    shm          bytes shared by processes: words, locks, records
-    codec        values <-> bytes
-    sched        scheduler structures in shared memory
-    runtime, supervisor     goroutines in a process; the process that outlives them
-    chan, sync   what goroutines talk with
-    lib          timers, contexts, groups: made of those
-    shared       what they share: the map, the keyed channel
-    zygote, tools           the supervisor's process; the command line
+    def square(numbers, squares):
+        for n in numbers:            # until the channel is closed
+            squares.send(n * n)
+        squares.close()
 
-The names below are loaded when they are first used: a submodule of ours can be imported without loading the rest.
+    def main():
+        numbers, squares = Chan(10), Chan(10)
+        go(square, numbers, squares) # runs on whatever core is free
+        numbers.send_many(range(5))
+        numbers.close()
+        return list(squares)
+
+    print(run(main))                 # [0, 1, 4, 9, 16]
+
+Start things with ``go``; its handle has ``result()``. Talk over ``Chan``, wait for whichever is first with ``select``.
+Meet with ``WaitGroup``, ``Group``, ``Mutex`` and the others; end things with ``mproc_go.context``. Every name has a
+docstring; docs/guide.md shows them one by one.
 """
+
+# Layers, each importing only from those above it in this list; tests/house/test_layers.py holds it against the code,
+# docs/architecture.md says what each may never do:
+#
+#     errors
+#     shm          bytes shared by processes: words, locks, records
+#     codec        values <-> bytes
+#     sched        scheduler structures in shared memory
+#     observe      read-only eyes: stacks, figures, the trace line
+#     runtime, supervisor     goroutines in a process; the process that outlives them
+#     chan, sync   what goroutines talk and meet with
+#     shared       what they share: the map, the keyed channel, the array
+#     lib          timers, contexts, groups: made of those
+#     context, zygote         the public facade of lib/context; the supervisor's process
+#     tools        the command line
+#
+# The names below are loaded when they are first used: a submodule of ours can be imported without loading the rest.
 
 from __future__ import annotations
 
@@ -72,6 +95,8 @@ __all__ = sorted(_HOME)
 
 def __getattr__(name: str) -> Any:
     home = _HOME.get(name)
+    if name == "context":  # the one public module
+        return importlib.import_module("mproc_go.context")
     if home is None:
         raise AttributeError(f"module 'mproc_go' has no attribute {name!r}")
     value = getattr(importlib.import_module(home), name)
@@ -80,7 +105,8 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    # What somebody at a prompt looks for: not what this module itself uses, nor the packages it is made of.
+    return sorted({*__all__, "context", *(name for name in globals() if name.startswith("__"))})
 
 
 if TYPE_CHECKING:

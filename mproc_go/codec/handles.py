@@ -76,7 +76,7 @@ class Handle:
     def __reduce__(self) -> NoReturn:
         """Refuse every pickler but the codec's own, which never asks (it would not be counted)."""
         raise TypeError(
-            f"can't pickle {type(self).__name__}: handles travel in arguments and messages of goroutines; "
+            f"can't pickle {self!r}: handles travel in arguments and messages of goroutines; "
             "outside of them they would not be counted"
         )
 

@@ -198,6 +198,9 @@ class Go:
             raise ValueError(f"retries is not negative: {retries}")
         return Go(retries)
 
+    def __repr__(self) -> str:
+        return f"go.options(retries={self._retries})" if self._retries else "go"
+
 
 go = Go()
 

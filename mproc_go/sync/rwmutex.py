@@ -219,6 +219,9 @@ class Reader:
     def __init__(self, rw: RWMutex) -> None:
         self._rw = rw
 
+    def __repr__(self) -> str:
+        return f"{self._rw!r}.reader()"
+
     def lock(self, timeout: float | None = None) -> None:
         """As :meth:`RWMutex.rlock`."""
         self._rw.rlock(timeout)
