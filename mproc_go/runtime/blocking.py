@@ -54,6 +54,15 @@ class Threads:
             threading.Thread(target=self._run, name="mproc-go blocking", daemon=True).start()
 
     def _run(self) -> None:
+        # What it calls counts as a call that is waited for; in between it starts nothing by itself.
+        known = self.m.process.outsiders.known
+        known[threading.get_ident()] = 0
+        try:
+            self._serve()
+        finally:
+            del known[threading.get_ident()]
+
+    def _serve(self) -> None:
         while True:
             try:
                 call = self.calls.get(timeout=IDLE_S)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import select
 import sys
+import threading
 import time
 
 from mproc_go.errors import Deadlock, NotRunning
@@ -27,7 +28,9 @@ from mproc_go.shm.layout import (
     H_STOP,
     KIND_CLIENT,
     KIND_FREE,
+    KIND_WORKER,
     L_SCHED,
+    M_ATTENTION,
     M_DEADLINE,
     M_FINISHED,
     M_HOST,
@@ -54,6 +57,8 @@ class ClientM(M):
 
     def __init__(self, process: Process, slot: int) -> None:
         super().__init__(process, slot)
+        self._ident = threading.get_ident()
+        process.outsiders.known[self._ident] = slot
         w = self.w
         g = take(self, POOL_G)
         self.g = g
@@ -74,6 +79,8 @@ class ClientM(M):
                 if w[decide]:
                     return int(w[decide])
         w[g + G_STATUS] = states.WAITING | reason << states.REASON_SHIFT
+        outsiders = self.process.outsiders
+        outsiders.look()
         try:
             note.announce(self)
             while not w[decide]:
@@ -89,6 +96,7 @@ class ClientM(M):
                         return 0
                 if not note.sleep(self, timeout):
                     self.check_supervisor()
+                    outsiders.look()
         finally:
             w[self.base + M_DEADLINE] = 0
             note.awake(self)
@@ -116,19 +124,30 @@ class ClientM(M):
             raise NotRunning(self.process.over)
         error = panics.fatal(self)
         if isinstance(error, Deadlock):
-            error = Deadlock(self._with_own_stack(str(error)))
+            error = Deadlock(self._with_our_stacks(str(error)))
         self.process.told = True
         raise error if error is not None else NotRunning(f"{self.process.title} was closed while it was used here")
 
-    def _with_own_stack(self, text: str) -> str:
-        """The supervisor's report with the stack of this thread, which it could not ask."""
+    def _with_our_stacks(self, text: str) -> str:
+        """The supervisor's report with the stacks of this process's threads, which it could not ask."""
         from mproc_go.runtime import dump  # it needs this module
 
-        w = self.w
-        goid, place = w[self.g + G_GOID], f"  in process {w[self.base + M_OS_PID]} (M{self.slot})"
-        before, header, rest = text.partition(f"goroutine {goid} [")
-        state, _, rest = rest.partition("\n")
-        return before + header + state + "\n" + rest.replace(place, dump.frames_text(sys._getframe()).rstrip("\n"), 1)
+        process = self.process
+        # Whoever comes first does it for all: the others wait here, or sleep still, so their stacks are what they were.
+        with process.report_lock:
+            if process.report is None:
+                frames = sys._current_frames()
+                ours = {slot: frames.get(ident) for ident, slot in list(process.outsiders.known.items())}
+                lines = text.split("\n")
+                for slot, frame in ours.items():
+                    place = f"  in process {self.w[self.base + M_OS_PID]} (M{slot})"
+                    if frame is not None and place in lines:
+                        lines[lines.index(place)] = dump.frames_text(frame).rstrip("\n")
+                frames.clear()  # our own is among them: no cycle
+                ours.clear()
+                del frame
+                process.report = "\n".join(lines)
+            return process.report
 
     def leave_runtime(self) -> None:
         """The thread ends: give back its goroutine, its caches and its slot."""
@@ -138,6 +157,12 @@ class ClientM(M):
         give(self, POOL_G, self.g)
         w[self.base + M_FINISHED] += 1
         flush_all(self)
+        outsiders = self.process.outsiders
+        if outsiders.look() and w[slot_base(self.process.host) + M_KIND] == KIND_WORKER:
+            # The hub sleeps without looking around: have it see that it must.
+            w[slot_base(self.process.host) + M_ATTENTION] = 1
+            note.wake(self, self.process.host)
+        outsiders.known.pop(self._ident, None)
         w[self.base + M_KIND] = KIND_FREE
 
 

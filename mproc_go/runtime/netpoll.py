@@ -84,6 +84,7 @@ class Poller:
             return True
 
     def _run(self) -> None:
+        self.m.process.outsiders.known[threading.get_ident()] = 0
         while True:
             for fd, events in self.epoll.poll():
                 with self._lock:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from mproc_go.errors import NotRunning, bug
+from mproc_go.runtime.outsiders import Outsiders
 from mproc_go.runtime.refs import Refs
 from mproc_go.sched.deliver import deliver
 from mproc_go.shm.layout import (
@@ -41,6 +42,7 @@ class Process:
         tls: has an ``m`` in every thread that is an M of this runtime.
         host: slot whose bit in holder masks stands for this process.
         refs: handles of this process.
+        outsiders: its threads that the runtime does not know.
         codes: the code table (runtime/spawn.py).
         over: why nothing can be called any more, or None.
         alarm: fires the timers made in this process (lib/alarm.py), None before the first.
@@ -49,6 +51,7 @@ class Process:
         told: what ended the program was raised somewhere already.
         title: what texts call the runtime.
         threads: the Ms of this process's threads.
+        report: text of the deadlock with the stacks of this process, once a thread has made it, under `report_lock`.
         supervisor_fd: becomes readable when the supervisor ends (-1 in its own children, which end with it).
     """
 
@@ -66,6 +69,7 @@ class Process:
         self.host = host
         self.tls = threading.local()
         self.refs = Refs(host)
+        self.outsiders = Outsiders(segment.w, host)
         self.codes: Any = None
         self.over: str | None = None
         self.alarm: Any = None
@@ -75,6 +79,8 @@ class Process:
         self.told = False
         self.title = "this runtime"
         self.threads: weakref.WeakSet[M] = weakref.WeakSet()
+        self.report: str | None = None
+        self.report_lock = threading.Lock()
         self._new_thread = new_thread
 
     def thread(self) -> M:

@@ -27,6 +27,7 @@ import heapq
 import os
 import random
 import sys
+import threading
 import time
 import traceback
 from collections import deque
@@ -37,6 +38,7 @@ from greenlet import getcurrent, greenlet
 from mproc_go.codec import wire
 from mproc_go.errors import EncodeError, bug
 from mproc_go.runtime import dump, message, panics
+from mproc_go.runtime.outsiders import LOOK_S
 from mproc_go.runtime.process import M, Process
 from mproc_go.runtime.spawn import RETRY_INLINE_BYTES, args_of, free_retry_record, retry_record
 from mproc_go.sched import idle, runq, states, waitq
@@ -118,6 +120,7 @@ class WorkerM(M):
 
     def __init__(self, process: Process, slot: int) -> None:
         super().__init__(process, slot)
+        process.outsiders.known[threading.get_ident()] = slot
         self.hub = getcurrent()
         self.cur: Any = self.hub
         self.runnable: deque[Fiber] = deque()
@@ -348,6 +351,7 @@ class WorkerM(M):
         """The next fiber to run; sleeps until there is one. Twin: sched/idle.py (announce, then look)."""
         w = self.w
         attention = self.attention
+        outsiders = self.process.outsiders
         w[self.running] = 0
         if self.to_start:
             g, self.to_start = self.to_start, 0
@@ -366,15 +370,18 @@ class WorkerM(M):
                             fiber = self._steal()
                         if fiber is None:
                             self.process.refs.settle(self)
-                            if self._spin() or not idle.release_p(self):
+                            if self._spin():
                                 continue
-                            self._sleep()
+                            outsiders.look()
+                            if idle.release_p(self):
+                                self._sleep()
                             continue
                     if fiber is None:
                         continue
                 if w[self.base + M_SPINNING]:
                     idle.found_work(self)
                 return fiber
+            outsiders.look()
             note.announce(self)  # our P was taken: get one before anything runs
             self._sleep()
 
@@ -410,6 +417,7 @@ class WorkerM(M):
     def _sleep(self) -> None:
         """Sleep until we have a P and something to do. We have announced it and hold no P."""
         w = self.w
+        outsiders = self.process.outsiders
         deadline = self.base + M_DEADLINE
         while not w[self.base + M_P]:
             if w[self.attention]:
@@ -423,6 +431,8 @@ class WorkerM(M):
             if wanted:
                 timeout = MAX_P_WAIT_S  # queued for a P; a repair may forget that we are
             w[deadline] = 0 if timeout is None else int((time.monotonic() + timeout) * 1e9)
+            if outsiders.look():
+                timeout = LOOK_S if timeout is None else min(timeout, LOOK_S)
             note.sleep(self, timeout)
             note.announce(self)
         w[deadline] = 0

@@ -132,6 +132,9 @@ M_REPLY: Final = 20  # block with the answer to it (its length in the first payl
 M_REPLIED: Final = 21  # number of the request M_REPLY answers; publishes it
 M_DEADLINE: Final = 22  # when the owner's next timer is due, monotonic ns, 0 = never; written before it sleeps
 M_EXTERNAL: Final = 23  # goroutines of this M that something outside will wake (calls, descriptors); writer: owner
+# Of a host's slot: 1 while the process has a thread that the runtime does not know and that may still act; writer: its
+# threads (runtime/outsiders.py); reader: the deadlock detector.
+M_OUTSIDE: Final = 24
 M_PHASE: Final = 32  # phase words, one a nesting level; writer: owner (after its death: the supervisor)
 M_PHASE_LEVELS: Final = SLOT_WORDS - M_PHASE
 M_REG_PHASE: Final = SLOT_WORDS - 1  # the last one: of a thread that has no slot of its own yet; guard: a local lock

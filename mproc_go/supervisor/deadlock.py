@@ -1,7 +1,8 @@
 """All asleep? When no goroutine can ever run again, say so, with everybody's stack.
 
 Exact over all processes: every M sleeps, no queue holds a goroutine, no inbox a delivery, no timer is pending, no
-descriptor and no call is waited for, and every client thread waits without a deadline. Anything else vetoes. Whoever
+descriptor and no call is waited for, every client thread waits without a deadline, and no process of goroutines has a
+thread that the runtime does not know and that may still act (runtime/outsiders.py). Anything else vetoes. Whoever
 runs changes one of the counters first, so two looks with equal counters and nothing found between them are enough.
 
 Source: Go proc.go checkdead.
@@ -24,8 +25,10 @@ from mproc_go.shm.layout import (
     M_DUMP,
     M_EXTERNAL,
     M_FINISHED,
+    M_HOST,
     M_INBOX,
     M_KIND,
+    M_OUTSIDE,
     M_P,
     M_SLEEPING,
     M_SPAWNED,
@@ -70,6 +73,8 @@ class Detector:
             if kind not in (KIND_WORKER, KIND_CLIENT):
                 continue
             if w[base + M_STATE] != M_SLEEPING or w[base + M_DEADLINE] or w[base + M_EXTERNAL] or w[base + M_P]:
+                return None
+            if w[slot_base(w[base + M_HOST]) + M_OUTSIDE]:
                 return None
             if kind == KIND_WORKER and (w[base + M_ATTENTION] or w[base + M_INBOX]):
                 return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import os
 import re
 import subprocess
@@ -282,6 +283,152 @@ def test_another_thread_of_the_program_may_act():
         return value
 
     assert run(main) == "from a thread"
+
+
+def start_thread(fn, *args, **options):
+    thread = threading.Thread(target=fn, args=args, **options)
+    thread.start()
+    return thread
+
+
+def later(ch, seconds=0.5):
+    time.sleep(seconds)
+    ch.send("from a thread")
+
+
+@pytest.mark.parametrize("daemon", [False, True])
+def test_a_thread_that_never_called_the_library_may_act(daemon):
+    """Main waits in a channel; a thread of the program calls for the first time when it sends."""
+
+    def main():
+        ch = Chan()
+        thread = start_thread(later, ch, daemon=daemon)
+        value = ch.recv()
+        thread.join()
+        return value
+
+    assert run(main) == "from a thread"
+
+
+def receive_from_own_thread():
+    ch = Chan()
+    thread = start_thread(later, ch)
+    value = ch.recv()
+    thread.join()
+    return value
+
+
+def test_such_a_thread_of_a_worker_may_act():
+    """The same in a goroutine: its worker has the thread."""
+    assert run(lambda: go(receive_from_own_thread).result()) == "from a thread"
+
+
+def start_later(ch, started):
+    started.send(1)
+    start_thread(later, ch)
+
+
+def start_from_a_thread(ch):
+    started = Chan()
+    thread = start_thread(start_later, ch, started)
+    started.recv()
+    thread.join()
+    started.close()
+
+
+@pytest.mark.parametrize("where", ["client", "worker"])
+def test_a_thread_whose_starter_is_gone_may_act(where):
+    """Main waits already; a thread of the runtime starts another, which is no client, and ends."""
+
+    def start_when_told(ch, told):
+        told.recv()
+        sleep(0.2)  # the others wait by then, and have looked around for the last time
+        start_thread(later, ch)
+
+    def main():
+        ch, told = Chan(), Chan()
+        if where == "client":
+            start_thread(start_when_told, ch, told)
+            told.send(1)
+        else:
+            go(start_from_a_thread, ch)
+        return ch.recv()
+
+    assert run(main) == "from a thread"
+
+
+def test_stacks_of_threads_of_the_program():
+    """Goroutine 1 and every thread that uses the runtime: reason and stack."""
+    seen = []
+
+    def waits_too(ch):
+        try:
+            ch.recv()
+        except Deadlock as error:
+            seen.append(str(error))
+
+    def main():
+        threads = [start_thread(waits_too, Chan()) for _ in range(2)]
+        wg = WaitGroup()
+        wg.add(1)
+        try:
+            wg.wait()
+        finally:
+            for thread in threads:
+                thread.join()
+
+    text = dead(main)
+    assert re.match(r"goroutine 1 \[sync\.WaitGroup\.Wait\]:\n.*in main\n    wg\.wait\(\)\n\n", text[len(HEAD) - 13 :], re.S)
+    assert text.count("in waits_too\n    ch.recv()") == 2
+    assert "in process" not in text
+    assert seen == [text, text]
+
+
+def test_a_thread_that_ended_without_acting():
+    """As long as it runs it might; then everybody is asleep. In a worker as well."""
+
+    def main():
+        start_thread(time.sleep, 0.5)
+        go(start_a_thread_and_receive, Chan())
+        Chan().recv()
+
+    dead(main)
+
+
+def start_a_thread_and_receive(ch):
+    start_thread(time.sleep, 0.5)
+    ch.recv()
+
+
+def test_threads_of_a_pool():
+    """One that has work may act, one that waits for work may not."""
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+
+        def busy_pool():
+            ch = Chan()
+            pool.submit(later, ch)
+            return ch.recv()
+
+        assert run(busy_pool) == "from a thread"
+
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+
+        def idle_pool():
+            pool.submit(time.sleep, 0.3)
+            Chan().recv()
+
+        dead(idle_pool)
+
+
+def test_daemon_threads_from_before():
+    """A notebook's or a debugger's thread does not hide a deadlock; one started since the runtime runs may act."""
+    stop = threading.Event()
+    thread = start_thread(stop.wait, daemon=True)
+    try:
+        dead(lambda: Chan().recv())
+    finally:
+        stop.set()
+        thread.join()
 
 
 def test_main_outside_of_the_runtime():
