@@ -39,7 +39,9 @@ class Client(LoomThread):
         peek[self.g + L.G_GOID] = slot
         waitq.settle_sudog(peek, self.g)  # type: ignore[arg-type]
         self.caches[L.POOL_SUDOG] = [SUDOGS + L.SUDOG_WORDS * (16 * slot + i) for i in range(8)]
-        self.process = SimpleNamespace(refs=SimpleNamespace(settle=lambda m: None))
+        self.process = SimpleNamespace(
+            refs=SimpleNamespace(settle=lambda m: None), over=None, outsiders=SimpleNamespace(known={}, look=bool)
+        )
 
     park = ClientM.park
 

@@ -48,6 +48,7 @@ class LoomWorker(WorkerM):
             locks=site.world.locks(),
             notes=site.world.notes,
             refs=refs,
+            outsiders=SimpleNamespace(known={}, look=bool),
             tls=threading.local(),
         )
         super().__init__(process, slot)
