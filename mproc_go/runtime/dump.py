@@ -31,7 +31,8 @@ from mproc_go.shm.layout import (
 from mproc_go.shm.pool import take_block
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
-_MACHINERY = tuple(_PACKAGE + folder + os.sep for folder in ("chan", "lib", "runtime", "sync"))
+_FOLDERS = ("chan", "lib", "runtime", "sched", "shared", "shm", "sync")
+_MACHINERY = tuple(_PACKAGE + folder + os.sep for folder in _FOLDERS)
 _RUN = os.path.join(_PACKAGE, "tools", "run.py")
 # A reply longer than this is cut: a hundred thousand goroutines that all wait at one line say no more than a thousand.
 MAX_REPLY_BYTES = 8 << 20
