@@ -8,7 +8,7 @@ from mproc_go.chan import ops
 from mproc_go.runtime.handle import SharedHandle
 from mproc_go.runtime.message import Body
 from mproc_go.runtime.process import M
-from mproc_go.shm.layout import CH_CAP, CH_CLOSED, CH_HEAD, CH_RING, CH_TAIL, HDR_HAS_HANDLES, HDR_SPILLED
+from mproc_go.shm.layout import CH_CAP, CH_CLOSED, CH_HEAD, CH_RING, CH_TAIL, H_STOP, HDR_HAS_HANDLES, HDR_SPILLED
 from mproc_go.shm.lock import Lock
 from mproc_go.shm.pool import give_block, take_block
 
@@ -44,7 +44,10 @@ class End(SharedHandle):
     @property
     def closed(self) -> bool:
         """True from ``close()`` on, also while messages remain."""
-        return bool(self._m().w[self._base + CH_CLOSED])
+        m = self._m()
+        if m.w[H_STOP]:
+            m.interrupted()
+        return bool(m.w[self._base + CH_CLOSED])
 
     @property
     def capacity(self) -> int:
@@ -54,6 +57,8 @@ class End(SharedHandle):
     def __len__(self) -> int:
         """Messages buffered now."""
         m = self._m()
+        if m.w[H_STOP]:
+            m.interrupted()
         m.enter(self._lock)
         n: int = m.w[self._base + CH_TAIL] - m.w[self._base + CH_HEAD]
         m.leave(self._lock)

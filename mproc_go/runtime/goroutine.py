@@ -213,6 +213,8 @@ def gosched() -> None:
 def goid() -> int:
     """Number of the goroutine that calls; the thread that entered the runtime is 1."""
     m = rt.current()
+    if m.w[H_STOP]:
+        m.interrupted()
     return int(m.w[m.g + G_GOID])
 
 
@@ -229,7 +231,10 @@ def goexit() -> NoReturn:
 
 def num_goroutine() -> int:
     """How many goroutines there are, the calling one included."""
-    return rt.goroutines(rt.current().w)
+    m = rt.current()
+    if m.w[H_STOP]:
+        m.interrupted()
+    return rt.goroutines(m.w)
 
 
 def gomaxprocs(n: int | None = None) -> int:

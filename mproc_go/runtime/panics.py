@@ -36,10 +36,16 @@ if TYPE_CHECKING:
 _RECORD_BYTES = 3 * WORD  # goid, header, body
 
 
+# Modules of ours that call the goroutine's function.
+_CALLERS = ("mproc_go.runtime.worker", "mproc_go.sync.waitgroup", "mproc_go.lib.group")
+
+
 def traceback_text(exc: BaseException) -> str:
-    """The traceback, without the frame of ours that called the goroutine's function."""
+    """The traceback, without the frames of ours that called the goroutine's function."""
     tb = exc.__traceback__
-    return "".join(traceback.format_exception(type(exc), exc, tb.tb_next if tb is not None else None))
+    while tb is not None and tb.tb_frame.f_globals.get("__name__") in _CALLERS:
+        tb = tb.tb_next
+    return "".join(traceback.format_exception(type(exc), exc, tb))
 
 
 def summary(exc: BaseException) -> str:

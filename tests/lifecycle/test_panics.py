@@ -67,6 +67,22 @@ def at_gosched():
     go(fail)
     while True:
         gosched()
+def at_next(look):
+    go(fail)
+    while True:
+        look()
+        time.sleep(0.001)
+def at_next_num_goroutine():
+    from mproc_go import num_goroutine
+    at_next(num_goroutine)
+def at_next_goid():
+    from mproc_go import goid
+    at_next(goid)
+def at_next_len():
+    at_next(Chan(1).__len__)
+def at_next_closed():
+    ch = Chan(1)
+    at_next(lambda: ch.closed)
 def at_end():
     ch = Chan(1)
     def f():
@@ -98,7 +114,7 @@ def in_thread_of_main():
 
 PLACES = [
     "at_recv", "at_send", "at_result", "at_wait", "at_counted", "at_sleep", "at_next_send", "at_next_go", "at_gosched",
-    "at_end", "nested", "in_thread_of_main",
+    "at_next_num_goroutine", "at_next_goid", "at_next_len", "at_next_closed", "at_end", "nested", "in_thread_of_main",
 ]  # fmt: skip
 
 
@@ -115,6 +131,7 @@ except GoroutinePanic as error:
     assert text.startswith("panic: ValueError: boom"), text
     assert "in inner" in text and 'raise ValueError("boom")' in text and "in fail" in text, text
     assert f"goroutine {{error.goid}} [running]:" in text
+    assert "mproc_go" not in text.replace("mproc_go.errors", ""), text  # the user's frames alone
     print("panicked")
 """
     )
