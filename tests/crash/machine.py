@@ -134,6 +134,7 @@ class _Process:
 
     def __init__(self, machine: Machine, host: int) -> None:
         self.refs = Refs(host)
+        self.keys = None
         self.tls = threading.local()
         self.over = None
 

@@ -8,8 +8,10 @@ import inspect
 from mproc_go.chan import ops, receiving, sending
 from mproc_go.runtime import message
 from mproc_go.sched import runq, waitq
+from mproc_go.shared import keyed, striped, table
+from mproc_go.shared import map as shared_map
 from mproc_go.shm import pool
-from tests.crash import test_chan_cuts, test_pool_cuts, test_queue_cuts
+from tests.crash import test_chan_cuts, test_map_cuts, test_pool_cuts, test_queue_cuts
 from tests.crash.machine import Words
 
 # Not operations that a worker may die in: repair runs alone in the supervisor, and is cut by tests of its own (a second
@@ -22,6 +24,8 @@ _NOT_CUT = {
     message: {"stow"},
     sending: {"_send_slow"},
     receiving: {"_recv_slow"},
+    table: {"repair", "forget"},
+    striped: {"destroy", "_destroy_stripe"},  # what nobody can reach: a kill leaves memory that is not used again
 }
 
 
@@ -44,13 +48,13 @@ def stores(module):
 def test_every_store_of_the_structures_was_cut(monkeypatch):
     """A new store in ring, queues, slab or heap without a test that dies there fails here."""
     monkeypatch.setattr(Words, "cut", set())
-    for module in (test_chan_cuts, test_pool_cuts, test_queue_cuts):
+    for module in (test_chan_cuts, test_map_cuts, test_pool_cuts, test_queue_cuts):
         for name, test in vars(module).items():
             if name.startswith("test_") and "cut_anywhere" in name:
                 _run_all(test)
     missing = [
         f"{module.__name__}.{function}, line {line}"
-        for module in (ops, waitq, runq, pool, message, sending, receiving)
+        for module in (ops, waitq, runq, pool, message, sending, receiving, table, striped, shared_map, keyed)
         for function, line in stores(module)
         if (inspect.getsourcefile(module), line) not in Words.cut
     ]
