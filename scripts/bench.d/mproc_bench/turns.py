@@ -80,9 +80,14 @@ def _names() -> set[str]:
 
 def _orphaned(names: set[str], since_pid: int) -> list[str]:
     """The names made by processes of this turn, as far as can be told: a pid from then on, which is no more."""
-    pids = {name: [int(digits) for digits in re.findall(r"(?<![0-9a-z])[0-9]+(?![0-9a-z])", name)] for name in names}
-    gone = [name for name in names if any(p >= since_pid and not Path(f"/proc/{p}").exists() for p in pids[name])]
+    gone = [name for name in names if any(p >= since_pid and not Path(f"/proc/{p}").exists() for p in _pids(name))]
     return [f"/dev/shm/{name}" for name in sorted(gone)]
+
+
+def _pids(name: str) -> list[int]:
+    if name.startswith("sem.mproc-go."):  # sem.mproc-go.UID.PID.START-NAMESPACE.RANDOM...: one of the numbers
+        return [int(name.split(".")[3])]
+    return [int(digits) for digits in re.findall(r"(?<![0-9a-z])[0-9]+(?![0-9a-z])", name)]
 
 
 def _marked(turn: str) -> dict[int, str]:
