@@ -1,4 +1,4 @@
-"""The supervisor's process: imports all that a worker needs, once, and then serves (layer 7, above both).
+"""The supervisor's process: imports all that a worker needs, once, and then serves (layer 8, above all that it loads).
 
 Forked from here, a worker starts in a few milliseconds, and a replacement is as clean as the first.
 """

@@ -2,5 +2,5 @@
 
 May import: runtime, sched, codec, shm, errors.     May never: switch a greenlet, or sleep, but through ``m.park``.
 
-Reading order: ops -> channel.
+Reading order: ops -> end -> sending -> receiving -> channel -> select -> names -> aio.
 """

@@ -4,5 +4,6 @@ May import: shm, codec, sched, errors, greenlet (runtime/worker.py alone).
 May never: know what a channel or a wait group is (they register what the last handle of theirs frees), or be imported
 by the supervisor's loop (the supervisor is given the workers' main function when it is started).
 
-Reading order: message -> refs -> process -> park -> client -> worker -> spawn -> goroutine -> boot -> attach.
+Reading order: process -> park -> worker -> client -> spawn -> message -> buffers -> refs -> handle -> goroutine
+-> panics -> blocking -> netpoll -> preempt -> dump -> outsiders -> boot -> attach.
 """

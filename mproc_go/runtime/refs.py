@@ -8,7 +8,8 @@ copying a handle within a process costs no shared memory at all.
 Finalizers run anywhere, also in the middle of a critical section, where taking a lock would deadlock. A handle that
 dies there is put on a list, and :meth:`Refs.settle` works it off at the next safe point.
 
-Crash: the bits of a dead process are cleared by the reaper, which also recounts ``R_REFS``: it can see every message.
+Crash: the reaper clears the bits of a dead process and takes its share off ``R_REFS``; what only it could reach goes to
+``S_ORPHANS``, for a worker to free.
 """
 
 from __future__ import annotations

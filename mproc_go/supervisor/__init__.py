@@ -4,5 +4,5 @@ May import: shm, sched, observe, errors.
 May never: import runtime, codec or greenlet, run or unpickle what users sent (the zygote gives it the workers' main
 function, so that a fork is all a new worker takes).
 
-Reading order: control -> reception -> reaper -> main.
+Reading order: thread -> control -> main -> sysmon -> deadlock -> reaper -> reception.
 """

@@ -1,4 +1,4 @@
-"""The command line: one file per verb (layer 8, above everything but the package's own ``__init__``).
+"""The command line: one file per verb (layer 9, above everything but the package's own ``__init__``).
 
 What: ``cli`` is the group ``mproc-go``, with a module for each of its verbs; ``exits`` says how each error ends a
 command, ``which`` what runtime it is about; ``analysis`` and ``pipeline`` are the work of the demo, of which

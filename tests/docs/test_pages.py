@@ -1,0 +1,71 @@
+"""What the pages say of the code is there: files, functions in files, public names, links, orders of reading."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+import mproc_go
+
+ROOT = Path(mproc_go.__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+PACKAGES = sorted(path.parent for path in (ROOT / "mproc_go").glob("*/__init__.py"))
+
+# `sched/idle.py`, and `runtime/worker.py: _pick, find`
+NAMED = re.compile(r"`((?:[\w.]+/)*\w+\.py)(?:: ([\w., ]+))?`")
+LINK = re.compile(r"\]\(([^)#:]+)\)")
+
+
+def ids(paths):
+    return [str(path.relative_to(ROOT)) for path in paths]
+
+
+def find(name):
+    """The file a page means: from the project's folder, the package, or the examples."""
+    for folder in (ROOT, ROOT / "mproc_go", ROOT / "docs/examples"):
+        if (folder / name).is_file():
+            return folder / name
+    return next((path for path in (ROOT / "mproc_go").glob(f"*/{name}")), None) if "/" not in name else None
+
+
+@pytest.mark.parametrize("page", PAGES, ids=ids(PAGES))
+def test_files_and_functions_that_a_page_names_are_there(page):
+    missing = []
+    text = page.read_text(encoding="utf-8")
+    programs = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+    for name, inside in NAMED.findall(programs.sub("", text)):
+        if name in ("script.py", "x.py") or "VERB" in name:
+            continue  # the reader's own
+        path = find(name)
+        if path is None:
+            missing.append(name)
+            continue
+        source = path.read_text(encoding="utf-8")
+        for what in re.split(r", | and ", inside) if inside else ():
+            if not re.search(rf"\b{re.escape(what.split('.')[-1])}\b", source):
+                missing.append(f"{name}: {what}")
+    missing += [link for link in LINK.findall(re.sub(r"`[^`\n]*`", "", text)) if not (page.parent / link).exists()]
+    assert not missing
+
+
+def test_the_index_of_the_architecture_has_every_public_name():
+    text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    index = text[text.index("| name | file |") :]
+    from mproc_go import errors
+
+    names = {name for name in mproc_go.__all__ if not hasattr(errors, name)}
+    assert not {name for name in names if f"`{name}`" not in index}
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=ids(PACKAGES))
+def test_the_order_of_reading_names_what_is_there(package):
+    """A package's docstring is its contract: what it may, what it may never, and where to begin."""
+    said = ast.get_docstring(ast.parse((package / "__init__.py").read_text(encoding="utf-8")))
+    assert "May import:" in said and re.search(r"[Mm]ay never:", said)
+    order = said.partition("Reading order:")[2].partition("\n\n")[0]
+    modules = {path.stem for path in package.glob("*.py")}
+    words = re.findall(r"\w+", re.sub(r"\([^)]*\)", "", order))
+    assert words and not [word for word in words if word not in modules and word not in ("and", "a", "each")]
