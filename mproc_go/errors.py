@@ -83,7 +83,15 @@ class GoroutinePanic(MprocError):
 
 
 class WorkerLost(MprocError):
-    """The worker process that ran a goroutine is gone (killed, crashed, out of memory)."""
+    """The worker process that ran a goroutine is gone (killed, crashed, out of memory).
+
+    Attributes:
+        goroutine_text: the goroutine as Go prints it, where nobody held its handle and so its loss ended the program.
+    """
+
+    def __init__(self, message: str = "", goroutine_text: str = "") -> None:
+        super().__init__(message)
+        self.goroutine_text = goroutine_text
 
 
 class Deadlock(MprocError):
@@ -140,6 +148,17 @@ class RemoteError(MprocError):
         super().__init__(message)
         self.type_name = type_name
         self.traceback_text = traceback_text
+
+
+def ending_text(error: BaseException) -> str | None:
+    """What Go writes to stderr when `error` ends a program, None if it has no text for it."""
+    if isinstance(error, GoroutinePanic):
+        return str(error)
+    if isinstance(error, Deadlock):
+        return f"fatal error: {error}"
+    if isinstance(error, WorkerLost) and error.goroutine_text:
+        return f"panic: WorkerLost: {error}\n\n{error.goroutine_text}"
+    return None
 
 
 def bug(what: str) -> NoReturn:

@@ -6,6 +6,7 @@ which runs no other goroutines, the call is just made.
 
 from __future__ import annotations
 
+import contextvars
 import queue
 import threading
 from collections.abc import Callable
@@ -25,10 +26,11 @@ IDLE_S = 5.0
 
 
 class _Call:
-    __slots__ = ("args", "error", "fn", "g", "kwargs", "result")
+    __slots__ = ("args", "context", "error", "fn", "g", "kwargs", "result")
 
     def __init__(self, fn: Callable[..., Any], args: Any, kwargs: Any, g: int) -> None:
         self.fn, self.args, self.kwargs, self.g = fn, args, kwargs, g
+        self.context = contextvars.copy_context()  # as asyncio.to_thread
         self.result: Any = None
         self.error: BaseException | None = None
 
@@ -73,7 +75,7 @@ class Threads:
                         return
                 continue
             try:
-                call.result = call.fn(*call.args, **call.kwargs)
+                call.result = call.context.run(call.fn, *call.args, **call.kwargs)
             except BaseException as error:
                 call.error = error
             with self._lock:
@@ -88,7 +90,7 @@ _threads: Threads | None = None
 def blocking(fn: Callable[A, R], /, *args: A.args, **kwargs: A.kwargs) -> R:
     """Call ``fn(*args, **kwargs)``, which may block for long, without blocking the P.
 
-    Nothing is copied: it runs in this process, on another thread.
+    Nothing is copied: it runs in this process, on another thread, with a copy of the goroutine's context variables.
 
     Returns: what it returns.     Raises: what it raises; TypeError if it can't be called.
     Blocks: the goroutine.     Source: Go proc.go entersyscall, handoffp.

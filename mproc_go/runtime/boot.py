@@ -20,7 +20,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Final, NoReturn, ParamSpec, Self, TypeVar
 
-from mproc_go.errors import EXIT_PANIC, NotRunning, SharedMemoryFull
+from mproc_go.errors import EXIT_PANIC, NotRunning, SharedMemoryFull, ending_text
 from mproc_go.runtime import panics, preempt
 from mproc_go.runtime import process as rt
 from mproc_go.runtime.client import ClientM, Registrar
@@ -218,7 +218,7 @@ class Runtime:
     def _at_exit(self) -> None:
         error = self._end("the program is ending")
         if error is not None:
-            sys.stderr.write(f"{error}\n")
+            sys.stderr.write(f"{ending_text(error) or error}\n")
             sys.stderr.flush()
             os._exit(EXIT_PANIC)  # an atexit function can't set the exit status otherwise
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
+from opcode import opmap
+from types import FrameType
 from typing import Any, Generic, NoReturn, ParamSpec, TypeVar
 
 from mproc_go.errors import WorkerLost
@@ -121,11 +124,12 @@ class Goroutine(SharedHandle, Generic[R]):
 
     def __del__(self) -> None:
         # ``go(f)`` as a statement: the handle is dropped at once, but `f` may have failed even before that. Nobody held
-        # the handle in any way that means something, so it is a panic as if it had failed a moment later.
+        # the handle, so it is a panic as if it had failed a moment later.
         m = getattr(getattr(self, "_tls", None), "m", None)
         if m is not None and m.latest == self._base:
             m.latest = 0
-            if m.w[self._base + G_STATUS] & states.STATUS_MASK == states.FAILED and not m.w[m.ph]:
+            failed = m.w[self._base + G_STATUS] & states.STATUS_MASK == states.FAILED
+            if failed and not m.w[m.ph] and _drops_what_a_call_returned(sys._getframe(1)):
                 hdr, body = message.fetch(m.w, m.mem, self._base + G_MSG)
                 if hdr & HDR_EXCEPTION:
                     panics.panic(m, self._base, *message.copy_exception(m, hdr, body))
@@ -143,6 +147,22 @@ class Goroutine(SharedHandle, Generic[R]):
         w = self._words()
         state = "of a runtime that is over" if w is None else state_text(w[self._base + G_STATUS])
         return f"<Goroutine {self._goid} {state}>"
+
+
+def _drops_what_a_call_returned(frame: FrameType) -> bool:
+    """Whether the frame is at the end of a statement that is nothing but a call: no name ever had the call's value."""
+    code, at = frame.f_code.co_code, frame.f_lasti
+    if code[at] != _POP_TOP:
+        return False
+    at -= 2
+    while at > 0 and not code[at]:  # the interpreter's cache of the instruction before
+        at -= 2
+    return code[at] in _CALLS
+
+
+# In every version of CPython there is, a handle that had a name is dropped by another instruction.
+_POP_TOP = opmap["POP_TOP"]
+_CALLS = {number for name, number in opmap.items() if name in ("CALL", "CALL_KW", "CALL_FUNCTION_EX")}
 
 
 def _go(retries: int, fn: Callable[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Goroutine[R]:

@@ -103,7 +103,7 @@ def fatal(m: M) -> Exception | None:
     w = m.w
     stop = w[H_STOP]
     if stop == STOP_LOST:
-        return WorkerLost(_text(m, w[S_FATAL]))
+        return WorkerLost(*_text(m, w[S_FATAL]).split("\n\n", 1))  # Twin: supervisor/reaper.py
     if stop == STOP_DEADLOCK:
         return Deadlock(_text(m, w[S_FATAL]))
     if stop != STOP_PANIC:

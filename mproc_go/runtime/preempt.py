@@ -31,7 +31,10 @@ def install(m: WorkerM) -> None:
 
     def on_signal(signum: int, frame: FrameType | None) -> None:
         if m.cur is not m.hub and not m.w[m.ph] and _may_switch(frame):
+            # What runs meanwhile may call go: the handle that is about to be dropped here is still the latest then.
+            latest, m.latest = m.latest, 0
             m.yield_()
+            m.latest = latest
 
     signal.signal(signal.SIGURG, on_signal)
 

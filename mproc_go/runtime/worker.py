@@ -506,7 +506,8 @@ class WorkerM(M):
             pass
         except BaseException as exc:
             status, result = states.FAILED, exc
-        del fn, args, kwargs  # what they hold is given up before the goroutine is seen to be over
+        del fn, args, kwargs  # what they hold is given up before the goroutine is seen to be over, and so is ...
+        fiber.gr_context = None  # ... what it put into context variables, decimal's among them: the next finds none
         self.finish(g, status, result)
         result = None  # an exception's traceback refers to this frame: no cycle, so its handles go now
 

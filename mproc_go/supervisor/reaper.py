@@ -27,6 +27,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 
+from mproc_go.observe.stacks import header
 from mproc_go.sched import idle, repairs, runq, states, waitq
 from mproc_go.sched.deliver import deliver, in_inbox
 from mproc_go.shm import lock as locks
@@ -61,6 +62,7 @@ from mproc_go.shm.layout import (
     M_HOST,
     M_INBOX,
     M_KIND,
+    M_OS_PID,
     M_P,
     M_PHASE_LEVELS,
     M_SPAWNED,
@@ -339,6 +341,8 @@ class Reaper:
                 self._again(g)
                 continue
             text = f"goroutine {w[g + G_GOID]} was lost: {who} while it was {_state_text(w[g + G_STATUS])}"
+            place = f"  in process {w[slot_base(w[g + G_M]) + M_OS_PID]} (M{w[g + G_M]})"
+            entry = f"{header(w[g + G_GOID], w[g + G_STATUS])}\n{place}\ncreated by goroutine {w[g + G_PARENT]}"
             data = text.encode()
             block = pool.take_block(t, len(data))
             t.mem[(block + BLOCK_DATA) * WORD : (block + BLOCK_DATA) * WORD + len(data)] = data
@@ -360,7 +364,7 @@ class Reaper:
                     sys.stderr.write(f"panic: WorkerLost: {text}\n")
                     sys.stderr.flush()
                 else:
-                    self._panic(data)
+                    self._panic(f"{text}\n\n{entry}".encode())  # Twin: runtime/panics.py fatal
             if not refs:
                 self._orphan(g | 1)
 

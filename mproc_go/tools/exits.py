@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 
-from mproc_go.errors import EXIT_PANIC, Deadlock, GoroutinePanic, MprocError
+from mproc_go.errors import EXIT_PANIC, MprocError, ending_text
 
 EXIT_FAILURE = 1
 
@@ -32,11 +32,8 @@ def complain(text: str) -> None:
 
 def end_of_program(error: MprocError) -> int | None:
     """Write what Go writes when `error` ends a program; return the exit status, None if Go has no text for it."""
-    if isinstance(error, GoroutinePanic):
-        text = str(error)
-    elif isinstance(error, Deadlock):
-        text = f"fatal error: {error}"
-    else:
+    text = ending_text(error)
+    if text is None:
         return None
     sys.stdout.flush()  # where both go to one file, what was printed before the end stands before it
     print(text, file=sys.stderr)

@@ -207,6 +207,69 @@ print(run(held))
     assert (outcome.status, outcome.out, outcome.err) == (0, "20\n", ""), outcome
 
 
+HELD = """
+from mproc_go import run, go, num_goroutine
+def fail():
+    raise ValueError("boom")
+def late_go(fn):  # the handle comes back when the goroutine has failed already
+    before = num_goroutine()
+    h = go(fn)
+    while num_goroutine() > before:
+        pass
+    return h
+def bound():
+    h = late_go(fail)
+    del h
+def bound_again():
+    h = late_go(fail)
+    h = None
+def end_of_a_function():
+    h = late_go(fail)
+def in_a_list():
+    handles = [late_go(fail)]
+    handles.clear()
+def attribute():
+    class Thing: pass
+    thing = Thing()
+    thing.handle = late_go(fail)
+    del thing.handle
+def statement():
+    late_go(fail)
+def keyword():
+    late_go(fn=fail)
+def starred():
+    late_go(*[fail])
+def of_a_lambda():
+    (lambda: late_go(fail))()
+def body(way):
+    way()
+    return "held"
+def main(where, *names):
+    for name in names:
+        way = globals()[name]
+        print(body(way) if where == "main" else go(body, way).result())
+import sys
+run(main, *sys.argv[1:], procs=2)
+"""
+
+
+@pytest.mark.parametrize("where", ["main", "goroutine"])
+def test_a_handle_that_had_a_name_was_held(tmp_path, where):
+    """The goroutine has failed before the handle is dropped, unasked: the exception was the handle's."""
+    ways = ["bound", "bound_again", "end_of_a_function", "in_a_list", "attribute"]
+    outcome = run_code(tmp_path, HELD, where, *ways)
+    assert (outcome.status, outcome.out, outcome.err) == (0, "held\n" * len(ways), ""), outcome
+
+
+@pytest.mark.parametrize("where", ["main", "goroutine"])
+@pytest.mark.parametrize("way", ["statement", "keyword", "starred", "of_a_lambda"])
+def test_a_statement_holds_no_handle(tmp_path, way, where):
+    """The goroutine has failed before the statement is over: a panic all the same."""
+    outcome = run_code(tmp_path, HELD, where, way)
+    assert outcome.status == 1, outcome
+    assert "GoroutinePanic: panic: ValueError: boom" in outcome.err, outcome
+
+
 def test_on_panic_log(tmp_path):
     """on_panic="log": the panic is written to stderr, and the program goes on."""
     code = PANIC + (

@@ -486,6 +486,22 @@ def test_exit_status_and_text(tmp_path):
     assert re.findall(r'File "([^"]*)"', done.stderr) == [str(tmp_path / "script.py")] * 3
 
 
+def test_a_lost_worker_ends_as_a_panic(tmp_path):
+    """Nobody holds the handle of what was lost with its worker: Go's text, exit status 2, no Python traceback."""
+    done = script(
+        tmp_path,
+        "import os, signal\n"
+        "from mproc_go import *\n"
+        "def die():\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "def main():\n    go(die)\n    Chan().recv()\n"
+        "run(main)\n",
+    )
+    assert done.returncode == 2
+    lost = r"panic: WorkerLost: goroutine (\d+) was lost: worker (\d+) \(M(\d+)\) was killed by SIGKILL while it was running"
+    entry = r"goroutine \1 \[running\]:\n  in process \2 \(M\3\)\ncreated by goroutine 1\n"
+    assert re.fullmatch(f"{lost}\n\n{entry}", done.stderr), done.stderr
+
+
 def test_goexit_of_the_last_one(tmp_path):
     """A goroutine that exits leaves main waiting for it for ever: dead, and its finally blocks ran."""
     done = script(
