@@ -14,12 +14,21 @@ from mproc_go.codec.captured import uses
 
 __all__ = ["describe", "type_name"]
 
+# What to do instead, by the type that can't travel.
+_WAY_OUT = {
+    types.CoroutineType: "a goroutine is a plain function, which calls asyncio.run",
+    types.GeneratorType: "send its values over a channel, or a list of them",
+}
+
 # A value of a million good parts and one bad must not take minutes to complain about.
 MAX_TRIALS = 10_000
 
 
-def describe(value: object, can_encode: Callable[[object], bool]) -> str:
-    """Say which type inside `value` can't be sent, e.g. ``... '_thread.lock' (found in dict key 'x' -> list[2])``."""
+def describe(value: object, can_encode: Callable[[object], bool], why: str) -> str:
+    """Say which type inside `value` can't be sent, e.g. ``... '_thread.lock' (found in dict key 'x' -> list[2])``.
+
+    `why`: what the pickler said of it.
+    """
     path: list[str] = []
     seen = {id(value)}
     trials = MAX_TRIALS
@@ -40,7 +49,10 @@ def describe(value: object, can_encode: Callable[[object], bool]) -> str:
         if trials < 0:
             break
     text = f"can't send a value of type '{type_name(type(here))}'"
-    return f"{text} (found in {' -> '.join(path)})" if path else text
+    if path:
+        text += f" (found in {' -> '.join(path)})"
+    way_out = _WAY_OUT.get(type(here))
+    return f"{text}: {why}; {way_out}" if way_out else f"{text}: {why}"
 
 
 def type_name(cls: type) -> str:

@@ -408,7 +408,7 @@ def _dump_again(value: object, error: Exception) -> _Dumped:
 
 
 def _complaint(value: object, error: Exception) -> str:
-    return f"{culprit.describe(value, _can_dump)}: {_message_of(error)}"
+    return culprit.describe(value, _can_dump, _message_of(error))
 
 
 def _dump_by_value(value: object, beside: bool = True) -> _Dumped:

@@ -53,9 +53,11 @@ defaults: dict[str, Any] = {}
 _BOOTSTRAP: Final = (
     "import marshal,socket,sys;s=socket.socket(fileno=3);b=s.recv(1<<20);b or sys.exit();o=marshal.loads(b);"
     "h,p=o['home'],o['path'];sys.path[:]=p if h in p else [h,*p];"
-    "from mproc_go.zygote import main;sys.path[:]=p;main(s,o)"
+    "from mproc_go.zygote import main;sys.path[:]=p;sys.argv[:]=o['argv'];main(s,o)"
 )
 
+# The packet has its bounds; names of ten thousand files on the command line are not what goroutines look at.
+_MAX_ARGV: Final = 1 << 16
 _HOME: Final = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 # How the supervisor refuses to start, by the name of its exception.
@@ -248,6 +250,8 @@ def _begin(ours: socket.socket, options: dict[str, Any], owner: int) -> tuple[di
     """
     options = {**options, "schedtrace": defaults.get("schedtrace", 0), "owner": owner, "clients": CLIENTS}
     options |= {"path": [os.path.abspath(p) for p in sys.path], "home": _HOME}
+    argv = [str(arg) for arg in getattr(sys, "argv", ())]  # a goroutine's function may look at them
+    options["argv"] = argv if sum(map(len, argv)) <= _MAX_ARGV else argv[:1]
     ours.send(marshal.dumps(options))
     if not select.select([ours], [], [], START_S)[0]:
         raise OSError(f"the supervisor of the runtime did not start within {START_S:.0f} s")

@@ -307,6 +307,20 @@ def test_functions_without_an_importable_name_travel_by_value() -> None:
     assert copied(test_a_message_is_a_copy) is test_a_message_is_a_copy
 
 
+def test_what_can_not_travel_is_told_with_the_way_out() -> None:
+    """The two that come up first: a coroutine, for who knows asyncio, and a generator."""
+
+    async def answer() -> int:
+        return 42
+
+    coroutine = answer()
+    with pytest.raises(EncodeError, match=r"'coroutine' \(found in list\[0\]\): .*; a goroutine is a plain function"):
+        wire.encode([coroutine])
+    coroutine.close()
+    with pytest.raises(EncodeError, match="'generator': .*; send its values over a channel"):
+        wire.encode(n for n in range(3))
+
+
 def test_local_classes_keep_their_identity() -> None:
     """A class made in a function is the same class after a round trip, and so are its instances' type and methods."""
 

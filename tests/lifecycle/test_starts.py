@@ -72,6 +72,13 @@ print(*mproc_go.run(lambda: mproc_go.go(where).result()), sep="\\n")
     ]
 
 
+def test_a_goroutine_sees_the_arguments_of_the_program(tmp_path):
+    """As a function that is called directly; so many that they would not fit are left out, but for the first."""
+    code = "import sys\nfrom mproc_go import go\nprint(go(lambda: sys.argv[1:] == ['a', '-b'] or len(sys.argv)).result())\n"
+    assert run_code(tmp_path, code, "a", "-b").out == "True\n"
+    assert run_code(tmp_path, code, *["x" * 1000] * 1000).out == "1\n"
+
+
 def test_many_runs_one_after_the_other():
     """A runtime may be entered after another ended, again and again."""
     for i in range(12):
