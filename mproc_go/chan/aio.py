@@ -200,7 +200,7 @@ class Mailbox:
             if woken:
                 return True
             if self._records:
-                m.check_supervisor()
+                m.process.check_supervisor()
                 self._let_go()
                 return True
             with self._lock:

@@ -16,7 +16,7 @@ from mproc_go.codec import wire
 from mproc_go.errors import RECV_ON_CLOSED, ChanClosed, WouldBlock
 from mproc_go.runtime.message import Body, copy, discard, fetch, open_message
 from mproc_go.runtime.park import park
-from mproc_go.runtime.process import M, deadline_of, seconds
+from mproc_go.runtime.process import M, deadline_of, seconds, whole
 from mproc_go.sched import states, waitq
 from mproc_go.shm.layout import (
     CH_HEAD,
@@ -64,31 +64,35 @@ class Receiving(End, Generic[T]):
         ph = m.ph
         ch = self._base
         lock = self._lock
-        w[ph] = lock.phase
-        if not lock.acquire(False):
-            lock.contended()
-        if w[lock.gen_word] != lock.gen:
-            lock = self._lock = lock.renewed(w, ph)
-        head = w[ch + CH_HEAD]
-        if w[ch + CH_TAIL] != head and not w[ch + CH_SENDQ] and not w[H_STOP]:
-            at = self._ring + head % self._cap * SLOT_MSG_WORDS
-            hdr = w[at]
-            if hdr & NOT_PLAIN:
-                body = fetch(w, m.mem, at)[1]
+        try:
+            w[ph] = lock.phase
+            if not lock.acquire(False):
+                lock.contended()
+            if w[lock.gen_word] != lock.gen:
+                lock = self._lock = lock.renewed(w, ph)
+            head = w[ch + CH_HEAD]
+            if w[ch + CH_TAIL] != head and not w[ch + CH_SENDQ] and not w[H_STOP]:
+                at = self._ring + head % self._cap * SLOT_MSG_WORDS
+                hdr = w[at]
+                if hdr & NOT_PLAIN:
+                    body = fetch(w, m.mem, at)[1]
+                    w[ch + CH_HEAD] = head + 1  # publishes
+                    lock.release()
+                    w[ph] = 0
+                    value: T = open_message(m, hdr, body)
+                    return value
+                at = at * 8 + 8
+                data = m.mem[at : at + (hdr & HDR_LEN_MASK)]
                 w[ch + CH_HEAD] = head + 1  # publishes
                 lock.release()
                 w[ph] = 0
-                value: T = open_message(m, hdr, body)
+                value = wire.decode(hdr, data)
                 return value
-            at = at * 8 + 8
-            data = m.mem[at : at + (hdr & HDR_LEN_MASK)]
-            w[ch + CH_HEAD] = head + 1  # publishes
-            lock.release()
-            w[ph] = 0
-            value = wire.decode(hdr, data)
-            return value
-        m.held[0] = lock
-        value, ok = self._recv_slow(m, timeout)
+            m.held[0] = lock
+            value, ok = self._recv_slow(m, timeout)
+        except BaseException as error:
+            m.left(error)
+            raise
         if not ok:
             raise ChanClosed(RECV_ON_CLOSED)
         return value
@@ -101,8 +105,12 @@ class Receiving(End, Generic[T]):
         m = self._m()
         if timeout is not None:
             timeout = seconds(timeout)
-        m.enter(self._lock)
-        return self._recv_slow(m, timeout)
+        try:
+            m.enter(self._lock)
+            return self._recv_slow(m, timeout)
+        except BaseException as error:
+            m.left(error)
+            raise
 
     def recv_nowait(self) -> T:
         """Receive the oldest message if there is one. Blocks: never.
@@ -212,6 +220,7 @@ class Receiving(End, Generic[T]):
         self._open_all(m, got, values)
         return values
 
+    @whole
     def _take(self, m: M, n: int) -> list[tuple[int, Body]]:
         """Take what is there, `n` at the most, unopened."""
         got: list[tuple[int, Body]] = []

@@ -200,6 +200,9 @@ def _select(m: M, channels: list[_Case], fallback: int, timeout: float | None) -
         if chosen.hdr:
             return _finish(m, chosen, ops.DONE, 0, b"")
         return _finish(m, chosen, ops.DONE, *fetch(m.w, m.mem, chosen.sudog + SG_MSG))
+    except BaseException as error:
+        m.left(error)
+        raise
     finally:
         for case in channels:
             if case.sudog:

@@ -16,7 +16,7 @@ from mproc_go.codec import wire
 from mproc_go.errors import CLOSE_OF_CLOSED, SEND_ON_CLOSED, ChanClosed, WouldBlock
 from mproc_go.runtime.message import Body, discard, stow
 from mproc_go.runtime.park import park
-from mproc_go.runtime.process import M, deadline_of, seconds
+from mproc_go.runtime.process import M, deadline_of, seconds, whole
 from mproc_go.sched import states
 from mproc_go.shm.layout import (
     CH_HEAD,
@@ -74,26 +74,30 @@ class Sending(End, Generic[T]):
         ph = m.ph
         ch = self._base
         lock = self._lock
-        w[ph] = lock.phase
-        if not lock.acquire(False):
-            lock.contended()
-        if w[lock.gen_word] != lock.gen:
-            lock = self._lock = lock.renewed(w, ph)
-        tail = w[ch + CH_TAIL]
-        if tail - w[ch + CH_HEAD] < w[ch + CH_LIMIT] and not w[ch + CH_RECVQ] and not w[H_STOP]:
-            at = self._ring + tail % self._cap * SLOT_MSG_WORDS
-            w[at] = hdr
-            if hdr & HDR_SPILLED:
-                w[at + 1] = body
-            else:
-                at = at * 8 + 8
-                m.mem[at : at + len(data)] = data
-            w[ch + CH_TAIL] = tail + 1  # publishes
-            lock.release()
-            w[ph] = 0
-            return
-        m.held[0] = lock
-        self._send_slow(m, hdr, body, timeout)
+        try:
+            w[ph] = lock.phase
+            if not lock.acquire(False):
+                lock.contended()
+            if w[lock.gen_word] != lock.gen:
+                lock = self._lock = lock.renewed(w, ph)
+            tail = w[ch + CH_TAIL]
+            if tail - w[ch + CH_HEAD] < w[ch + CH_LIMIT] and not w[ch + CH_RECVQ] and not w[H_STOP]:
+                at = self._ring + tail % self._cap * SLOT_MSG_WORDS
+                w[at] = hdr
+                if hdr & HDR_SPILLED:
+                    w[at + 1] = body
+                else:
+                    at = at * 8 + 8
+                    m.mem[at : at + len(data)] = data
+                w[ch + CH_TAIL] = tail + 1  # publishes
+                lock.release()
+                w[ph] = 0
+                return
+            m.held[0] = lock
+            self._send_slow(m, hdr, body, timeout)
+        except BaseException as error:
+            m.left(error)
+            raise
 
     def _send_slow(self, m: M, hdr: int, body: Body, timeout: float | None) -> None:
         """The lock is held."""
@@ -208,6 +212,7 @@ class Sending(End, Generic[T]):
             finally:
                 failed = None  # its traceback refers to this frame: no cycle
 
+    @whole
     def _put_batch(self, m: M, batch: list[tuple[int, Body]]) -> None:
         """Send the batch, taking out of it what was sent."""
         w, ch, lock = m.w, self._base, self._lock
@@ -236,6 +241,7 @@ class Sending(End, Generic[T]):
                 m.enter(lock)
                 self._send_slow(m, hdr, body, None)
 
+    @whole
     def close(self) -> None:
         """Close the channel: what is buffered can still be received, whoever waits is woken. Blocks: never.
 

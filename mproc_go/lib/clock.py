@@ -25,7 +25,7 @@ from mproc_go.lib import alarm
 from mproc_go.runtime import message, refs, spawn
 from mproc_go.runtime import process as rt
 from mproc_go.runtime.handle import SharedHandle, register
-from mproc_go.runtime.process import M
+from mproc_go.runtime.process import M, whole
 from mproc_go.shm.layout import (
     CH_HEAD,
     CH_SENDQ,
@@ -76,6 +76,7 @@ class _Clock(SharedHandle):
             self._c = Chan._open(self._base, self._gen)
         return self._c  # type: ignore[return-value] # nobody expects None who did not ask for a function
 
+    @whole
     def _set(self, when: int, period: int) -> bool:
         """Stop it, take back what was not received, arm it anew if `when` is not 0; return whether it was active."""
         m = self._m()

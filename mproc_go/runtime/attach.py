@@ -96,6 +96,8 @@ class Attached:
             process = Process(segment, locks, opened.notes, packet["client"], new_client)
             process.title = f"runtime {name!r}"
             process.supervisor_fd = fds[1]
+            for lock in process.locks:
+                lock.watch = process.check_supervisor
             process.codes = CodeTable(rt.current)
             process.tls.m = m = ClientM(process, packet["client"])
             process.threads.add(m)

@@ -16,6 +16,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Final, NoReturn, ParamSpec, Self, TypeVar
@@ -168,6 +169,8 @@ class Runtime:
             process.supervisor_fd = fds[0]
             if self._options["name"]:
                 process.title = f"runtime {self._options['name']!r}"
+            for lock in process.locks:
+                lock.watch = process.check_supervisor
             process.codes = CodeTable(rt.current)
             process.tls.m = ClientM(process, packet["client"])
         except BaseException:
@@ -369,6 +372,8 @@ def run(main: Callable[..., R], *args: Any, procs: int | None = None, **options:
         return main(*args)
 
 
+rt.CALLS_OUT.add(run.__code__)
+
 # ---------------------------------------------------------------- threads, forks, the default runtime, exit
 class _SlotGuard:
     """Lives in a thread's local storage and gives the thread's slot back when the thread ends."""
@@ -387,7 +392,15 @@ _registering = threading.Lock()
 def new_client(process: Process) -> M:
     """Make the calling thread an M of the runtime."""
     with _registering:
-        slot = Registrar(process).new_slot()
+        process.registering = True
+        try:
+            while process.mending:
+                process.registering = False
+                time.sleep(0.001)
+                process.registering = True
+            slot = Registrar(process).new_slot()
+        finally:
+            process.registering = False
     m = ClientM(process, slot)
     process.tls.guard = _SlotGuard(m)
     return m

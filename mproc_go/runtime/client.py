@@ -7,7 +7,6 @@ wait groups treat it like any other.
 from __future__ import annotations
 
 import os
-import select
 import sys
 import threading
 import time
@@ -95,7 +94,7 @@ class ClientM(M):
                     if timeout <= 0:
                         return 0
                 if not note.sleep(self, timeout):
-                    self.check_supervisor()
+                    self.process.check_supervisor()
                     outsiders.look()
         finally:
             w[self.base + M_DEADLINE] = 0
@@ -111,13 +110,6 @@ class ClientM(M):
         if self.w[H_STOP]:
             self.interrupted()
         os.sched_yield()
-
-    def check_supervisor(self) -> None:
-        """Raise NotRunning if the supervisor is gone, who would have woken us."""
-        fd = self.process.supervisor_fd
-        if fd >= 0 and select.select([fd], [], [], 0)[0]:
-            self.process.over = f"the supervisor of {self.process.title} died; its goroutines are gone"
-            raise NotRunning(self.process.over)
 
     def interrupted(self) -> None:
         if self.process.over is not None:
@@ -152,6 +144,8 @@ class ClientM(M):
     def leave_runtime(self) -> None:
         """The thread ends: give back its goroutine, its caches and its slot."""
         w = self.w
+        if w[self.ph]:  # an exception ended it in the middle of something
+            self.left(RecursionError())
         note.awake(self)
         w[self.g + G_STATUS] = states.DONE
         give(self, POOL_G, self.g)
@@ -171,6 +165,9 @@ class Registrar(M):
 
     def __init__(self, process: Process) -> None:
         super().__init__(process, process.host, phase_offset=M_REG_PHASE)
+
+    def held_already(self) -> None:
+        """The word is nobody's own."""
 
     def new_slot(self) -> int:
         """Take a free client slot.

@@ -14,7 +14,7 @@ from mproc_go.observe.stacks import state_text
 from mproc_go.runtime import message, panics, park, spawn
 from mproc_go.runtime import process as rt
 from mproc_go.runtime.handle import SharedHandle, register
-from mproc_go.runtime.process import M, deadline_of, seconds
+from mproc_go.runtime.process import M, deadline_of, seconds, whole
 from mproc_go.runtime.worker import Goexit, WorkerM
 from mproc_go.sched import idle, runq, states, waitq
 from mproc_go.shm.layout import (
@@ -83,6 +83,7 @@ class Goroutine(SharedHandle, Generic[R]):
         """The exception that left its function, None if it returned. Blocks and raises TimeoutError as result()."""
         return self._outcome(timeout)[1]
 
+    @whole
     def _outcome(self, timeout: float | None) -> tuple[Any, BaseException | None]:
         m = self._m()
         m.latest = 0
@@ -170,7 +171,11 @@ def _go(retries: int, fn: Callable[..., R], args: tuple[Any, ...], kwargs: dict[
     w = m.w
     if w[H_STOP]:
         m.interrupted()
-    g = spawn.spawn(m, fn, args, kwargs, True, None, retries)
+    try:
+        g = spawn.spawn(m, fn, args, kwargs, True, None, retries)
+    except BaseException as error:
+        m.left(error)
+        raise
     handle: Goroutine[R] = Goroutine.__new__(Goroutine)
     handle._bind(m, g, w[g + R_GEN])
     m.latest = g

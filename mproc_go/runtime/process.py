@@ -8,22 +8,29 @@ that every handle carries, so that a handle of a runtime that is over can't touc
 
 from __future__ import annotations
 
+import functools
 import importlib
+import select
+import sys
 import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any
+from types import CodeType
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from mproc_go.errors import NotRunning, bug
+from mproc_go.errors import MprocError, NotRunning, bug
 from mproc_go.runtime.outsiders import Outsiders
 from mproc_go.runtime.refs import Refs
 from mproc_go.sched.deliver import deliver
 from mproc_go.shm.layout import (
     G_DECIDE,
     H_SLOTS,
+    H_STOP,
     L_SCHED,
+    M_CUT,
     M_FINISHED,
+    M_PHASE_LEVELS,
     M_SPAWNED,
     S_GOID,
     S_GOID_BATCH,
@@ -33,6 +40,14 @@ from mproc_go.shm.lock import Lock
 from mproc_go.shm.segment import Segment
 from mproc_go.shm.sem import Semaphore
 from mproc_go.shm.thread import Thread
+
+A = ParamSpec("A")
+R = TypeVar("R")
+
+# What our calls raise on purpose, and only where nothing is half done; anything else may have cut one off.
+_ON_PURPOSE = (MprocError, TimeoutError, TypeError, ValueError, OverflowError, RuntimeError, LookupError)
+# Functions of ours that call the user's: code of the user's above them on the stack is not in the middle of ours.
+CALLS_OUT: set[CodeType] = set()
 
 
 class Process:
@@ -52,6 +67,8 @@ class Process:
         title: what texts call the runtime.
         threads: the Ms of this process's threads.
         report: text of the deadlock with the stacks of this process, once a thread has made it, under `report_lock`.
+        registering, mending: a thread takes its slot; the host's slot is being mended. Never both: one word of the
+            host's slot is for threads that have none yet. Guard: the interpreter lock.
         supervisor_fd: becomes readable when the supervisor ends (-1 in its own children, which end with it).
     """
 
@@ -75,6 +92,7 @@ class Process:
         self.alarm: Any = None
         self.mailbox: Any = None
         self.keys: Any = None
+        self.registering = self.mending = False
         self.supervisor_fd = -1
         self.told = False
         self.title = "this runtime"
@@ -100,6 +118,22 @@ class Process:
         self.tls.m = m
         self.threads.add(m)
         return m
+
+    def supervisor_is_gone(self) -> bool:
+        """Whether the supervisor died (or is so far in ending the runtime that it is gone)."""
+        fd = self.supervisor_fd
+        return fd >= 0 and bool(select.select([fd], [], [], 0)[0])
+
+    def check_supervisor(self) -> None:
+        """Called now and then by whoever sleeps.
+
+        Raises:
+            NotRunning: the supervisor died; nobody will wake us.
+        """
+        if self.supervisor_is_gone():
+            if self.over is None:
+                self.over = f"the supervisor of {self.title} died; its goroutines are gone"
+            raise NotRunning(self.over)
 
 
 class M(Thread):
@@ -162,11 +196,86 @@ class M(Thread):
         """Deliver the decision of `g`: have its M run it on. Blocks: for the inbox lock of that M."""
         deliver(self, g)
 
+    # ------------------------------------------------------------ exceptions in the wrong place
+    def left(self, error: BaseException) -> None:
+        """An exception leaves a call of ours. If it may have cut that off in the middle, have it put right, and wait.
+
+        Ctrl-C and what other signal handlers raise can come between any two bytecodes, a RecursionError or MemoryError
+        at any call. Then a lock may be held, or a goroutine decided and not delivered, as after a death. Whether the
+        operation was done is unknown, but it is done wholly or not at all.
+        Blocks: up to a tick of the supervisor (20 ms); where there is no stack left to call anything, it spins.
+        """
+        w = self.w
+        if not w[self.ph] and isinstance(error, _ON_PURPOSE) and not isinstance(error, RecursionError):
+            return
+        process = self.process
+        if self.slot == process.host:
+            process.mending = True
+            while process.registering:
+                pass
+        cut = self.base + M_CUT
+        later = None
+        w[cut] = 1
+        while w[cut]:
+            try:
+                self._until_mended(cut)
+            except RecursionError:
+                continue
+            except BaseException as another:  # Ctrl-C again: the slot is not ours yet
+                later = another
+        process.mending = False
+        if later is not None:
+            raise later
+
+    def _until_mended(self, cut: int) -> None:
+        """Wait for the supervisor. If the runtime is over nothing is mended any more."""
+        w = self.w
+        while w[cut]:
+            if w[H_STOP] or self.process.supervisor_is_gone():
+                for level in range(M_PHASE_LEVELS - 1):
+                    w[self.ph + level] = 0
+                w[cut] = 0
+            time.sleep(0.0005)
+
+    def held_already(self) -> None:
+        """A lock is taken where one is shown already: an exception left it behind, unless a signal handler is calling.
+
+        Such a handler finds one of our functions further down the stack, interrupted in the middle.
+        """
+        frame, ours = sys._getframe(1), True
+        while frame is not None:
+            name = frame.f_globals.get("__name__", "")
+            if not name.startswith("mproc_go.") or frame.f_code in CALLS_OUT:
+                ours = False
+            elif not ours:
+                return
+            frame = frame.f_back  # type: ignore[assignment]
+        self.left(RecursionError())
+
     def begin_wait(self) -> int:
         """Clear the decision word of the goroutine that is about to enqueue itself; return the goroutine."""
         g = self.g
         self.w[g + G_DECIDE] = 0
         return g
+
+
+def whole(method: Callable[Concatenate[Any, A], R]) -> Callable[Concatenate[Any, A], R]:
+    """A method of a handle whose locks and duties no exception leaves behind (:meth:`M.left`).
+
+    The hot paths write it out, which costs nothing where nothing is raised; this costs one call more.
+    """
+
+    @functools.wraps(method)
+    def call(self: Any, /, *args: A.args, **kwargs: A.kwargs) -> R:
+        try:
+            return method(self, *args, **kwargs)
+        except BaseException as error:
+            m = getattr(self._tls, "m", None)
+            if m is not None:
+                m.left(error)
+            raise
+
+    return call
 
 
 # Longer than any program runs, and short enough for every clock.

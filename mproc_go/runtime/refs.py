@@ -84,13 +84,17 @@ class Refs:
             self._dropped.append((kind, base))
             return
         try:
-            refs = self._drop(m, base)
-        finally:
-            self._lock.release()
-        if not refs:
-            self._destroy(m, kind, base)
-        if self._dropped:
-            self.settle(m)
+            try:
+                refs = self._drop(m, base)
+            finally:
+                self._lock.release()
+            if not refs:
+                self._destroy(m, kind, base)
+            if self._dropped:
+                self.settle(m)
+        except BaseException as error:
+            m.left(error)
+            raise
 
     def _drop(self, m: M, base: int) -> int:
         """One handle less; return the references that are left, here or elsewhere. `_lock` is held."""

@@ -39,7 +39,7 @@ from mproc_go.codec import wire
 from mproc_go.errors import EncodeError, bug
 from mproc_go.runtime import dump, message, panics
 from mproc_go.runtime.outsiders import LOOK_S
-from mproc_go.runtime.process import M, Process
+from mproc_go.runtime.process import CALLS_OUT, M, Process
 from mproc_go.runtime.spawn import RETRY_INLINE_BYTES, args_of, free_retry_record, retry_record
 from mproc_go.sched import idle, runq, states, waitq
 from mproc_go.shm import note
@@ -150,7 +150,11 @@ class WorkerM(M):
             self.timer_seq += 1
             timer = [deadline, self.timer_seq, fiber]
             heapq.heappush(self.timers, timer)
-        following = self._pick()
+        try:
+            following = self._pick()
+        except BaseException:
+            self._pick = self._ruined  # type: ignore[method-assign]
+            raise
         if following is not fiber:
             following = self._fiber_for(following)
             self.cur = following
@@ -179,7 +183,11 @@ class WorkerM(M):
         fiber = self.cur
         self.w[fiber.g + G_STATUS] = states.RUNNABLE
         self.runnable.append(fiber)
-        following = self._pick()
+        try:
+            following = self._pick()
+        except BaseException:
+            self._pick = self._ruined  # type: ignore[method-assign]
+            raise
         if following is not fiber:
             following = self._fiber_for(following)
             self.cur = following
@@ -236,6 +244,14 @@ class WorkerM(M):
         if runnable:
             return runnable.popleft()
         return None
+
+    def _ruined(self) -> NoReturn:
+        """In the place of :meth:`_pick`, once an exception cut that off in the middle (no stack was left, or a signal
+        handler raised): nobody knows any more what is to run here. Dying lets the supervisor put it right.
+        """
+        sys.stderr.write("mproc_go: an exception cut the scheduler of this worker off in the middle; it ends\n")
+        sys.stderr.flush()
+        os._exit(70)
 
     def _unstarted(self, tick: int) -> int:
         """A goroutine that has not started, from our P or the global queue; 0 if there is none."""
@@ -571,3 +587,6 @@ class WorkerM(M):
             message.discard(self, hdr, body)
             w[g + R_GEN] += 1
             give(self, POOL_G, g)
+
+
+CALLS_OUT.update(code.__code__ for code in (WorkerM.run_fiber, WorkerM._execute))

@@ -135,6 +135,9 @@ M_EXTERNAL: Final = 23  # goroutines of this M that something outside will wake 
 # Of a host's slot: 1 while the process has a thread that the runtime does not know and that may still act; writer: its
 # threads (runtime/outsiders.py); reader: the deadlock detector.
 M_OUTSIDE: Final = 24
+# 1: an exception cut its thread off in the middle of something. What it holds is freed and completed like a dead one's,
+# while it waits, touching nothing. Writer: the owner sets it, the supervisor clears it when that is done.
+M_CUT: Final = 31
 M_PHASE: Final = 32  # phase words, one a nesting level; writer: owner (after its death: the supervisor)
 M_PHASE_LEVELS: Final = SLOT_WORDS - M_PHASE
 M_REG_PHASE: Final = SLOT_WORDS - 1  # the last one: of a thread that has no slot of its own yet; guard: a local lock

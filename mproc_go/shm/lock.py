@@ -39,6 +39,8 @@ Words = MutableSequence[int]
 # Tries before a locker sleeps. A critical section takes about a microsecond and a failed try 40 ns, while sleeping
 # and being woken costs 20 to 50 us; scripts/bench hot shows the pair.
 SPIN = 200
+# A process that outlives the supervisor looks this often, in seconds, whether it is still there to free the lock.
+WATCH_S = 0.1
 
 
 class Door(Protocol):
@@ -61,11 +63,12 @@ class Lock:
         gen_word: index of its generation word.
         gen: generation whose door this process has in hand.
         phase: the phase word that says so.
+        watch: called every :data:`WATCH_S` while its door stays shut, or None; raises where nobody will open it again.
         home: the locks of the process, which its threads share: such a lock is never changed, but replaced there.
         acquire, release: of that door's semaphore.
     """
 
-    __slots__ = ("_open", "acquire", "gen", "gen_word", "home", "number", "phase", "release")
+    __slots__ = ("_open", "acquire", "gen", "gen_word", "home", "number", "phase", "release", "watch")
 
     acquire: Callable[..., bool]
     release: Callable[[], None]
@@ -77,6 +80,7 @@ class Lock:
         self.gen = -1
         self.phase = 0
         self.home: MutableSequence[Lock] | None = None
+        self.watch: Callable[[], None] | None = None
 
     def refresh(self, w: Sequence[int]) -> None:
         """Take the door of the present generation in hand."""
@@ -93,7 +97,11 @@ class Lock:
         for _ in range(SPIN):
             if acquire(False):
                 return
-        acquire()
+        if self.watch is None:
+            acquire()
+            return
+        while not acquire(True, WATCH_S):
+            self.watch()
 
     def retreat(self, w: Words, ph: int) -> None:
         """Called with the token of an old door: leave that door open, go through the present one. Blocks."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from mproc_go.shm.layout import (
     M_ATTENTION,
+    M_CUT,
     M_DEADLINE,
     M_DUMP,
     M_EXTERNAL,
@@ -40,7 +41,7 @@ def clear_slot(w: Any, slot: int) -> None:
     base = slot_base(slot)
     for word in (M_STATE, M_P, M_INBOX, M_ATTENTION, M_YIELD, M_RETIRE, M_RUNNING, M_RESIDENT, M_DEADLINE):
         w[base + word] = 0
-    for word in (M_EXTERNAL, M_SPINNING, M_DUMP, M_REPLIED):
+    for word in (M_EXTERNAL, M_SPINNING, M_DUMP, M_REPLIED, M_CUT):
         w[base + word] = 0
 
 
@@ -86,6 +87,8 @@ class Thread:
         """Take the lock; `level` is how many this thread holds already."""
         w = self.w
         ph = self.ph + level
+        if w[ph]:
+            self.held_already()
         w[ph] = lock.phase
         if not lock.acquire(False):
             lock.contended()
@@ -97,6 +100,12 @@ class Thread:
         """Give the lock back."""
         self.held[level].release()
         self.w[self.ph + level] = 0
+
+    def left(self, error: BaseException) -> None:
+        """Called where an exception leaves a call that may hold a lock."""
+
+    def held_already(self) -> None:
+        """Called where a lock is about to be taken at a level at which this thread shows one already."""
 
     @property
     def in_critical_section(self) -> bool:

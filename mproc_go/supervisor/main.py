@@ -285,6 +285,7 @@ class Supervisor:
                 reception.tick()
             self.reaper.settle()
             if not w[H_STOP]:
+                self.reaper.mend()
                 self.sysmon.tick()
                 # Where somebody may attach and send, nobody waits for ever.
                 if not busy and not self.unburied and reception is None and self.detector.look():

@@ -58,13 +58,16 @@ from mproc_go.shm.layout import (
     L_SCHED,
     LARGE_ORDER,
     M_ATTENTION,
+    M_CUT,
     M_FINISHED,
     M_HOST,
     M_INBOX,
     M_KIND,
     M_OS_PID,
     M_P,
+    M_PHASE,
     M_PHASE_LEVELS,
+    M_RUNNING,
     M_SPAWNED,
     M_SPINNING,
     MAX_PS,
@@ -108,6 +111,7 @@ class Reaper:
 
     Attributes:
         dead: slots whose process is gone and which are not buried yet.
+        cut: slots of living threads that an exception cut off in the middle (M_CUT), and that wait for us.
     """
 
     def __init__(self, t: SupervisorThread, doors: Doors, collect: Callable[[], None]) -> None:
@@ -115,6 +119,7 @@ class Reaper:
         self.t = t
         self.doors = doors
         self.dead: set[int] = set()
+        self.cut: set[int] = set()
         self._collect = collect
         self._woken: list[int] = []  # to be delivered at the end of the burial
         self._resting: list[tuple[float, int]] = []  # records of programs' threads: until when, oldest first
@@ -132,11 +137,11 @@ class Reaper:
         w = self.t.w
         for slot in range(w[H_SLOTS]):
             base = slot_base(slot)
-            if w[base + M_KIND] and slot not in self.dead:
+            if w[base + M_KIND] and slot not in self.dead and slot not in self.cut:
                 yield base
 
     def dead_slots(self) -> list[int]:
-        return [slot_base(slot) for slot in self.dead]
+        return [slot_base(slot) for slot in self.dead | self.cut]
 
     def pause(self) -> None:
         time.sleep(_PAUSE_S)
@@ -147,11 +152,12 @@ class Reaper:
         w = self.t.w
         used = [s for s in range(w[H_SLOTS]) if w[slot_base(s) + M_KIND]]
         self.dead |= {s for s in used if w[slot_base(s) + M_HOST] in self.dead}
+        self.cut = {s for s in used if w[slot_base(s) + M_CUT]} - self.dead
 
     def _free_locks(self) -> None:
         """Free the locks of everybody who is dead by now."""
         self._notice()
-        for slot in list(self.dead):
+        for slot in [*self.dead, *self.cut]:
             locks.recover(self.t.w, self, slot_base(slot), self._repair_lock, M_PHASE_LEVELS)
 
     def _repair_lock(self, number: int) -> None:
@@ -184,6 +190,36 @@ class Reaper:
         if slot in self.dead and record >> 32 == w[slot_base(slot) + M_FINISHED] + 1:
             w[g + R_REFS] = record & _REFS_MASK
             w[slot_base(slot) + M_FINISHED] = record >> 32
+
+    # ------------------------------------------------------------ living threads
+    def mend(self) -> None:
+        """Put right what exceptions cut off in the middle (runtime/process.py: M.left), as after a death.
+
+        Such a thread waits for it. Its goroutine goes on, so nothing else of it is touched.
+        """
+        w = self.t.w
+        if not any(w[slot_base(slot) + M_CUT] for slot in range(1, w[H_SLOTS])):
+            return
+        self._woken = []
+        self._notice()
+        self._free_locks()
+        cut = sorted(self.cut)
+        clients = [s for s in cut if w[slot_base(s) + M_KIND] != KIND_WORKER]
+        self._requeue(clients)  # what it was starting; a worker has unstarted ones in hand that it goes on with
+        for slot in cut:  # it may be in a queue, and not wait yet
+            base, kind = slot_base(slot), w[slot_base(slot) + M_KIND]
+            if kind == KIND_WORKER:
+                running = {w[base + M_RUNNING]}
+            else:
+                running = {g for g in self._live(POOL_G) if w[g + G_M] == slot}
+            self._purge_all(w[base + M_HOST], running.__contains__)
+        self._deliver_for(cut)
+        self._wake(set())
+        for slot in cut:
+            base = slot_base(slot)
+            if not any(w[base + M_PHASE + level] for level in range(M_PHASE_LEVELS)):
+                w[base + M_CUT] = 0  # it goes on
+        self._kick()
 
     # ------------------------------------------------------------ burial
     def bury(self, slot: int, os_pid: int, how: str) -> bool:
@@ -289,30 +325,36 @@ class Reaper:
         These handles count until step 7; any other record may be freed, and become something else, while we look.
         """
         w = self.t.w
+        self._purge_all(host, lambda g: w[g + G_M] in gone)
         word, bit = R_HOLDERS + host // 64, 1 << host % 64
         for base in self._live(POOL_OBJECT):
-            if not w[base + word] & bit:
-                continue
             kind = w[base + O_KIND]
-            for q in repairs.QUEUES.get(kind, ()):
-                if w[base + q]:
-                    self._purge(base, base + q, gone)
-            if kind in repairs.FORGET:
+            if w[base + word] & bit and kind in repairs.FORGET:
                 lock = self.t.locks[object_lock(base)]
                 self.t.enter(lock)
                 self._woken += repairs.FORGET[kind](w, base, lambda g: w[g + G_M] in gone, self.t.slot)
                 self.t.leave(lock)
+
+    def _purge_all(self, host: int, theirs: Callable[[int], bool]) -> None:
+        """Unlink the sudogs of those goroutines from every queue of what the process `host` has handles of."""
+        w = self.t.w
+        word, bit = R_HOLDERS + host // 64, 1 << host % 64
+        for base in self._live(POOL_OBJECT):
+            if w[base + word] & bit:
+                for q in repairs.QUEUES.get(w[base + O_KIND], ()):
+                    if w[base + q]:
+                        self._purge(base, base + q, theirs)
         for g in self._live(POOL_G):
             if w[g + word] & bit and w[g + G_STATUS] & states.STATUS_MASK <= states.WAITING and w[g + G_JOINQ]:
-                self._purge(g, g + G_JOINQ, gone)
+                self._purge(g, g + G_JOINQ, theirs)
 
-    def _purge(self, base: int, q: int, gone: list[int]) -> None:
-        """Unlink the sudogs of dead goroutines from the queue at word `q` of the record at `base`."""
+    def _purge(self, base: int, q: int, theirs: Callable[[int], bool]) -> None:
+        """Unlink the sudogs of those goroutines from the queue at word `q` of the record at `base`."""
         t, w = self.t, self.t.w
         lock = t.locks[object_lock(base)]
         t.enter(lock)
         for s in waitq.sudogs(w, q):
-            if w[w[s + SG_G] + G_M] in gone:
+            if theirs(w[s + SG_G]):
                 waitq.remove(w, q, s)
         t.leave(lock)
 

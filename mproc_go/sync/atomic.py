@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from mproc_go.runtime import process as rt
 from mproc_go.runtime.handle import SharedHandle, register
-from mproc_go.runtime.process import M
+from mproc_go.runtime.process import M, whole
 from mproc_go.shm.layout import AI_VALUE, H_STOP, KIND_ATOMIC, O_KIND, POOL_OBJECT, R_GEN
 from mproc_go.shm.pool import give
 
@@ -53,6 +53,7 @@ class AtomicInt(SharedHandle):
         v: int = w[self._base + AI_VALUE]
         return v if v <= _MAX else v - _MASK - 1
 
+    @whole
     def store(self, v: int) -> None:
         """Set it.
 
@@ -80,24 +81,29 @@ class AtomicInt(SharedHandle):
         ph = m.ph
         lock = self._lock
         at = self._base + AI_VALUE
-        w[ph] = lock.phase
-        if not lock.acquire(False):
-            lock.contended()
-        if w[lock.gen_word] != lock.gen:
-            lock = self._lock = lock.renewed(w, ph)
-        v: int = w[at]
-        v = (v if v <= _MAX else v - _MASK - 1) + n
-        fits = _MIN <= v <= _MAX
-        if fits:
-            w[at] = v & _MASK  # publishes
-        lock.release()
-        w[ph] = 0
-        if not fits:
-            raise OverflowError(f"AtomicInt: {v} does not fit into 64 bits")
-        if w[H_STOP]:
-            m.interrupted()
-        return v
+        try:
+            w[ph] = lock.phase
+            if not lock.acquire(False):
+                lock.contended()
+            if w[lock.gen_word] != lock.gen:
+                lock = self._lock = lock.renewed(w, ph)
+            v: int = w[at]
+            v = (v if v <= _MAX else v - _MASK - 1) + n
+            fits = _MIN <= v <= _MAX
+            if fits:
+                w[at] = v & _MASK  # publishes
+            lock.release()
+            w[ph] = 0
+            if not fits:
+                raise OverflowError(f"AtomicInt: {v} does not fit into 64 bits")
+            if w[H_STOP]:
+                m.interrupted()
+            return v
+        except BaseException as error:
+            m.left(error)
+            raise
 
+    @whole
     def swap(self, v: int) -> int:
         """Set it and return what it was.
 
@@ -114,6 +120,7 @@ class AtomicInt(SharedHandle):
             m.interrupted()
         return old if old <= _MAX else old - _MASK - 1
 
+    @whole
     def compare_and_swap(self, old: int, new: int) -> bool:
         """Set it to `new` if it is `old`; return whether it was.
 

@@ -14,7 +14,7 @@ from mproc_go.codec.handles import open_handle
 from mproc_go.runtime import park
 from mproc_go.runtime import process as rt
 from mproc_go.runtime.handle import SharedHandle, register
-from mproc_go.runtime.process import M, deadline_of
+from mproc_go.runtime.process import M, deadline_of, whole
 from mproc_go.sched import repairs, states, waitq
 from mproc_go.shm.layout import (
     CD_KIND,
@@ -80,6 +80,7 @@ class Cond(SharedHandle):
         """The mutex it was made with. Source: Go Cond.L."""
         return self._mutex
 
+    @whole
     def wait(self, timeout: float | None = None) -> None:
         """Unlock the mutex, wait for a signal, lock the mutex again. Blocks the goroutine.
 
@@ -129,6 +130,7 @@ class Cond(SharedHandle):
             m.park(states.COND_WAIT)  # its delivery is on the way
             self.signal()
 
+    @whole
     def signal(self) -> None:
         """Wake the one that has waited longest, if any waits; the mutex need not be locked. Blocks: never."""
         m = self._m()
@@ -146,6 +148,7 @@ class Cond(SharedHandle):
         if g:
             m.ready(g)
 
+    @whole
     def broadcast(self) -> None:
         """Wake all that wait; the mutex need not be locked. Blocks: never."""
         m = self._m()

@@ -30,7 +30,7 @@ from typing import Any, Self
 from mproc_go.errors import UNLOCK_OF_UNLOCKED
 from mproc_go.runtime import process as rt
 from mproc_go.runtime.handle import SharedHandle, register
-from mproc_go.runtime.process import M, deadline_of
+from mproc_go.runtime.process import M, deadline_of, whole
 from mproc_go.sched import repairs, states, waitq
 from mproc_go.shm.layout import (
     G_DECIDE,
@@ -97,18 +97,22 @@ class Mutex(SharedHandle):
         ph = m.ph
         lock = self._lock
         base = self._base
-        w[ph] = lock.phase
-        if not lock.acquire(False):
-            lock.contended()
-        if w[lock.gen_word] != lock.gen:
-            lock = self._lock = lock.renewed(w, ph)
-        if not w[base + MX_LOCKED] and not w[base + MX_WOKEN] and not w[H_STOP]:
-            w[base + MX_LOCKED] = w[m.g + G_GOID]  # publishes
-            lock.release()
-            w[ph] = 0
-            return
-        m.held[0] = lock
-        self._lock_slow(m, timeout)
+        try:
+            w[ph] = lock.phase
+            if not lock.acquire(False):
+                lock.contended()
+            if w[lock.gen_word] != lock.gen:
+                lock = self._lock = lock.renewed(w, ph)
+            if not w[base + MX_LOCKED] and not w[base + MX_WOKEN] and not w[H_STOP]:
+                w[base + MX_LOCKED] = w[m.g + G_GOID]  # publishes
+                lock.release()
+                w[ph] = 0
+                return
+            m.held[0] = lock
+            self._lock_slow(m, timeout)
+        except BaseException as error:
+            m.left(error)
+            raise
 
     def _lock_slow(self, m: M, timeout: float | None) -> None:
         """The lock of the record is held."""
@@ -161,6 +165,7 @@ class Mutex(SharedHandle):
         if g:
             m.ready(g)
 
+    @whole
     def try_lock(self) -> bool:
         """Lock it if it is free and nobody is starving for it; return whether it was so. Blocks: never."""
         m = self._m()
@@ -189,24 +194,28 @@ class Mutex(SharedHandle):
         ph = m.ph
         lock = self._lock
         base = self._base
-        w[ph] = lock.phase
-        if not lock.acquire(False):
-            lock.contended()
-        if w[lock.gen_word] != lock.gen:
-            lock = self._lock = lock.renewed(w, ph)
-        if not w[base + MX_WAITQ] and w[base + MX_LOCKED]:
-            w[base + MX_LOCKED] = 0  # publishes
+        try:
+            w[ph] = lock.phase
+            if not lock.acquire(False):
+                lock.contended()
+            if w[lock.gen_word] != lock.gen:
+                lock = self._lock = lock.renewed(w, ph)
+            if not w[base + MX_WAITQ] and w[base + MX_LOCKED]:
+                w[base + MX_LOCKED] = 0  # publishes
+                lock.release()
+                w[ph] = 0
+                return
+            was_locked = w[base + MX_LOCKED]
+            g = pass_on(w, base, m.slot, time.monotonic_ns()) if was_locked else 0
             lock.release()
             w[ph] = 0
-            return
-        was_locked = w[base + MX_LOCKED]
-        g = pass_on(w, base, m.slot, time.monotonic_ns()) if was_locked else 0
-        lock.release()
-        w[ph] = 0
-        if g:
-            m.ready(g)
-        if not was_locked:
-            raise RuntimeError(UNLOCK_OF_UNLOCKED)
+            if g:
+                m.ready(g)
+            if not was_locked:
+                raise RuntimeError(UNLOCK_OF_UNLOCKED)
+        except BaseException as error:
+            m.left(error)
+            raise
 
     def __enter__(self) -> Self:
         self.lock()

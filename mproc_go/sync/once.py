@@ -11,7 +11,7 @@ from typing import Any
 from mproc_go.runtime import park
 from mproc_go.runtime import process as rt
 from mproc_go.runtime.handle import SharedHandle, register
-from mproc_go.runtime.process import M, deadline_of
+from mproc_go.runtime.process import M, deadline_of, whole
 from mproc_go.sched import repairs, states, waitq
 from mproc_go.shm.layout import (
     H_STOP,
@@ -92,6 +92,7 @@ class Once(SharedHandle):
         if not park.park(m, lock, base + OC_WAITQ, states.ONCE_DO, deadline_of(timeout)):
             raise TimeoutError(f"Once: the function has not returned within {timeout} s")
 
+    @whole
     def _finish(self) -> None:
         m = self._m()
         m.enter(self._lock)

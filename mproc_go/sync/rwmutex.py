@@ -23,7 +23,7 @@ from typing import Any, Self
 from mproc_go.errors import RUNLOCK_OF_UNLOCKED, RW_UNLOCK_OF_UNLOCKED
 from mproc_go.runtime import process as rt
 from mproc_go.runtime.handle import SharedHandle, register
-from mproc_go.runtime.process import M, deadline_of
+from mproc_go.runtime.process import M, deadline_of, whole
 from mproc_go.sched import repairs, states, waitq
 from mproc_go.shm.layout import (
     H_STOP,
@@ -63,6 +63,7 @@ class RWMutex(SharedHandle):
         w[base + O_KIND] = KIND_RWMUTEX  # last: whoever walks all objects now finds a whole one
 
     # ------------------------------------------------------------ writing
+    @whole
     def lock(self, timeout: float | None = None) -> None:
         """Lock it for writing. Blocks the goroutine while anybody has it.
 
@@ -83,6 +84,7 @@ class RWMutex(SharedHandle):
             return
         self._wait(m, base + RW_WRITEQ, states.RWMUTEX_LOCK, timeout)
 
+    @whole
     def try_lock(self) -> bool:
         """Lock it for writing if nobody has it; return whether that was so. Blocks: never."""
         m = self._m()
@@ -96,6 +98,7 @@ class RWMutex(SharedHandle):
             m.interrupted()
         return free
 
+    @whole
     def unlock(self) -> None:
         """Unlock it for writing, whoever locked it. Blocks: never.
 
@@ -124,6 +127,7 @@ class RWMutex(SharedHandle):
         self.unlock()
 
     # ------------------------------------------------------------ reading
+    @whole
     def rlock(self, timeout: float | None = None) -> None:
         """Lock it for reading. Blocks the goroutine while a writer has it or waits for it.
 
@@ -141,6 +145,7 @@ class RWMutex(SharedHandle):
             return
         self._wait(m, base + RW_READQ, states.RWMUTEX_RLOCK, timeout)
 
+    @whole
     def try_rlock(self) -> bool:
         """Lock it for reading if no writer has it or waits; return whether that was so. Blocks: never."""
         m = self._m()
@@ -155,6 +160,7 @@ class RWMutex(SharedHandle):
             m.interrupted()
         return free
 
+    @whole
     def runlock(self) -> None:
         """Unlock it for reading. Blocks: never.
 

@@ -20,7 +20,7 @@ from typing import Any, Self
 from mproc_go.errors import RELEASE_OF_MORE
 from mproc_go.runtime import process as rt
 from mproc_go.runtime.handle import SharedHandle, register
-from mproc_go.runtime.process import M, deadline_of
+from mproc_go.runtime.process import M, deadline_of, whole
 from mproc_go.sched import repairs, states, waitq
 from mproc_go.shm.layout import (
     G_SUDOG,
@@ -62,6 +62,7 @@ class Semaphore(SharedHandle):
         w[base + SM_HELD] = w[base + SM_WAITQ] = 0
         w[base + O_KIND] = KIND_SEMAPHORE  # last: whoever walks all objects now finds a whole one
 
+    @whole
     def acquire(self, k: int = 1, timeout: float | None = None) -> None:
         """Take `k` permits, all at once. Blocks the goroutine until they are there and it is its turn.
 
@@ -103,6 +104,7 @@ class Semaphore(SharedHandle):
         """Somebody left the queue: those behind may want less."""
         return admit(m.w, self._base, m.slot)
 
+    @whole
     def try_acquire(self, k: int = 1) -> bool:
         """Take `k` permits if they are there and nobody waits; return whether they were. Blocks: never.
 
@@ -117,6 +119,7 @@ class Semaphore(SharedHandle):
             m.interrupted()
         return taken
 
+    @whole
     def release(self, k: int = 1) -> None:
         """Give `k` permits back, whoever took them. Blocks: never.
 

@@ -13,7 +13,7 @@ from mproc_go.errors import NEGATIVE_WAITGROUP
 from mproc_go.runtime import park, spawn
 from mproc_go.runtime import process as rt
 from mproc_go.runtime.handle import SharedHandle, register
-from mproc_go.runtime.process import M, deadline_of, seconds
+from mproc_go.runtime.process import M, deadline_of, seconds, whole
 from mproc_go.sched import repairs, states, waitq
 from mproc_go.shm.layout import (
     H_ON_PANIC,
@@ -52,6 +52,7 @@ class WaitGroup(SharedHandle):
         w[base + WG_COUNT] = w[base + WG_WAITQ] = 0
         w[base + O_KIND] = KIND_WAITGROUP  # last: whoever walks all objects now finds a whole one
 
+    @whole
     def add(self, n: int = 1) -> None:
         """Add `n`, which may be negative, to the counter; at 0 whoever waits is woken. Blocks: never.
 
@@ -81,6 +82,7 @@ class WaitGroup(SharedHandle):
         """Take 1 from the counter. Blocks: never. Raises: ValueError as :meth:`add`."""
         self.add(-1)
 
+    @whole
     def wait(self, timeout: float | None = None) -> None:
         """Wait until the counter is 0. Blocks the goroutine.
 

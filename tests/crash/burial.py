@@ -119,6 +119,9 @@ class FakeM(M):
         getcurrent().parent.switch(WAITS)
         return self.w[g + L.G_DECIDE]
 
+    def left(self, error):
+        """A Cut is the death of the whole process."""
+
     def interrupted(self):
         raise AssertionError("nobody stops this program")
 
