@@ -5,6 +5,7 @@ A block whose first line is ``# not run: reason`` is skipped.
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -34,7 +35,13 @@ def test_block_runs_and_prints_what_the_page_says(code, text, tmp_path):
     script.write_text(code, encoding="utf-8")
     # -W error: an example must not warn, any more than the tests
     done = subprocess.run(
-        [sys.executable, "-W", "error", script], capture_output=True, text=True, cwd=tmp_path, timeout=50
+        [sys.executable, "-W", "error", script],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=50,
+        # a shell's background jobs ignore it, and so would their Python
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert (done.returncode, done.stderr) == (0, "")
     if text is not None:

@@ -69,3 +69,18 @@ def test_the_order_of_reading_names_what_is_there(package):
     modules = {path.stem for path in package.glob("*.py")}
     words = re.findall(r"\w+", re.sub(r"\([^)]*\)", "", order))
     assert words and not [word for word in words if word not in modules and word not in ("and", "a", "each")]
+
+
+def test_the_readme_has_every_verb():
+    from mproc_go.tools.cli import VERBS
+
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    commands = text[text.index("## The command line") :].partition("\n## ")[0]
+    assert not {verb for verb in VERBS if not re.search(rf"`(mproc-go )?{verb}\b", commands)}
+
+
+def test_the_guide_shows_every_public_name():
+    """In a program that runs, or at least in a sentence. Views are what `.sender` and `.receiver` return."""
+    text = (ROOT / "docs/guide.md").read_text(encoding="utf-8")
+    unseen = {name for name in mproc_go.__all__ if not re.search(rf"\b{name}\b", text)}
+    assert unseen <= {"MprocError", "SendChan", "RecvChan"}
