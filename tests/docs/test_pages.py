@@ -84,3 +84,10 @@ def test_the_guide_shows_every_public_name():
     text = (ROOT / "docs/guide.md").read_text(encoding="utf-8")
     unseen = {name for name in mproc_go.__all__ if not re.search(rf"\b{name}\b", text)}
     assert unseen <= {"MprocError", "SendChan", "RecvChan"}
+
+
+def test_hacking_names_every_folder_of_tests():
+    text = (ROOT / "docs/hacking.md").read_text(encoding="utf-8")
+    table = text[text.index("| folder | what |") :].partition("\n\n")[0]
+    folders = {path.parent.relative_to(ROOT).as_posix() for path in (ROOT / "tests").glob("*/test_*.py")}
+    assert not {folder for folder in folders if f"`{folder}`" not in table}
