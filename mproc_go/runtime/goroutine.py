@@ -183,7 +183,10 @@ def _go(retries: int, fn: Callable[..., R], args: tuple[Any, ...], kwargs: dict[
 
 
 class Go:
-    """The type of :data:`go`."""
+    """``go(fn, *args, **kwargs)`` starts a goroutine and returns its handle; :meth:`__call__` says more.
+
+    ``go.options(...)`` is a ``go`` that does it otherwise.
+    """
 
     __slots__ = ("_retries",)
 
