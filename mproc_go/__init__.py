@@ -85,6 +85,7 @@ _HOMES = {
     "mproc_go.sync.semaphore": ("Semaphore",),
     "mproc_go.lib.clock": ("Ticker", "Timer", "after", "after_func"),
     "mproc_go.lib.group": ("Group",),
+    "mproc_go.shared.array": ("SharedArray",),
     "mproc_go.shared.keyed": ("KeyedChan",),
     "mproc_go.shared.map": ("SharedMap",),
 }
@@ -148,6 +149,7 @@ if TYPE_CHECKING:
     from mproc_go.runtime.netpoll import wait_readable as wait_readable
     from mproc_go.runtime.netpoll import wait_writable as wait_writable
     from mproc_go.sched.cpus import num_cpu as num_cpu
+    from mproc_go.shared.array import SharedArray as SharedArray
     from mproc_go.shared.keyed import KeyedChan as KeyedChan
     from mproc_go.shared.map import SharedMap as SharedMap
     from mproc_go.sync.atomic import AtomicInt as AtomicInt

@@ -65,6 +65,7 @@ _NAMES = {
     layout.KIND_MAP: "maps",
     layout.KIND_KEYED_CHAN: "keyed channels",
     layout.KIND_STRIPE: "map stripes",
+    layout.KIND_ARRAY: "arrays",
 }
 
 

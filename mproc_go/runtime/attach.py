@@ -21,12 +21,13 @@ import socket
 import sys
 import threading
 import time
+import weakref
 from types import TracebackType
 from typing import Any, Final, NoReturn, Self
 
 from mproc_go.codec import byname
 from mproc_go.errors import NotRunning
-from mproc_go.runtime import boot, panics
+from mproc_go.runtime import boot, buffers, panics
 from mproc_go.runtime import process as rt
 from mproc_go.runtime.boot import CLOSE_S, START_S, new_client
 from mproc_go.runtime.client import ClientM
@@ -94,6 +95,7 @@ class Attached:
                     f"({error}); did its user log out (RemoveIPC= of systemd-logind)? Start it again"
                 ) from error
             process = Process(segment, locks, opened.notes, packet["client"], new_client)
+            process.exporters = weakref.WeakValueDictionary()
             process.title = f"runtime {name!r}"
             process.supervisor_fd = fds[1]
             for lock in process.locks:
@@ -156,6 +158,7 @@ class Attached:
             if m is not None:
                 del process.tls.m
             if _come_out(process, m):
+                buffers.keep_views(process)
                 try:
                     _ask(self._sock, self._name, {"do": "detach"}, seconds=CLOSE_S)
                 except (NotRunning, OSError):

@@ -18,7 +18,6 @@ private mapping that is read through 8 ms); one ctypes type for each length (12 
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from mproc_go.codec.handles import Triple
@@ -35,39 +34,47 @@ from mproc_go.shm.layout import (
     R_REFS,
     WORD,
 )
-from mproc_go.shm.pool import block_pool, give, give_block, take_block
-from mproc_go.shm.pool import take as take_record
+from mproc_go.shm.pool import acquire, block_pool, give, give_block, take
 
 if TYPE_CHECKING:
-    from mproc_go.runtime.process import M
+    from mproc_go.runtime.process import M, Process
 
 _BEFORE_BYTES = (MB_DATA - BLOCK_DATA) * WORD  # of a block's payload, before the memory itself
 
 
-def new_memory(m: M, kind: int, n_bytes: int, take: Callable[[M, int], int] = take_block) -> int:
+def new_memory(m: M, kind: int, n_bytes: int, zeroed: bool = False) -> int:
     """Make a record of that kind with memory of its own, and be its first handle; return its base.
 
     Raises:
         SharedMemoryFull: no room.
 
-    Crash: the record bears our bit before it has a block; the reaper frees both.
+    Crash: the record bears our bit before it has a block, and the block is one of our cache until the record names it:
+    the reaper finds both at every moment. Twin: supervisor/reaper.py.
     """
     refs = m.process.refs
     refs.settle(m)
-    base = take_record(m, POOL_OBJECT)
+    base = take(m, POOL_OBJECT)
     w = m.w
     w[base + O_KIND] = 0  # until it is filled, it is not what it was before
     refs.adopt(w, base)
     w[base + MB_BLOCK] = 0
-    w[base + MB_BYTES] = n_bytes
     w[base + O_KIND] = kind
     try:
-        block = take(m, n_bytes + _BEFORE_BYTES)
+        block, fresh = acquire(m, n_bytes + _BEFORE_BYTES)
     except BaseException:
         refs.drop(m, kind, base)
         raise
+    if zeroed and not fresh:
+        start = (block + MB_DATA) * WORD
+        for at in range(0, n_bytes, len(_ZEROS)):
+            m.segment.fill(start + at, _ZEROS[: n_bytes - at])
+    w[base + MB_BYTES] = n_bytes
     w[base + MB_BLOCK] = block  # publishes: it goes with the record
+    w[block] = m.live
     return base
+
+
+_ZEROS = memoryview(bytes(1 << 20))
 
 
 def start_of(w: Any, base: int) -> int:
@@ -118,9 +125,19 @@ def view_of(m: M, handle: SharedHandle, private: bool = False) -> memoryview:
         if type(exporter) is bytearray:
             return memoryview(exporter)
     else:
-        exporter = m.segment.shared_array(start, length)
+        exporter = m.segment.shared_array(start, length, n_bytes)
     exporter.handle = handle
+    if m.process.exporters is not None:
+        m.process.exporters[id(exporter)] = exporter
     return pickle.PickleBuffer(exporter).raw()[:n_bytes]
+
+
+def keep_views(process: Process) -> None:
+    """Make what views of this process show its own, which it keeps. Runs: last thing before it leaves a runtime that
+    goes on, and will use that memory for others.
+    """
+    for exporter in list((process.exporters or {}).values()):
+        process.segment.make_private(exporter)
 
 
 def free_memory(m: M, base: int) -> None:

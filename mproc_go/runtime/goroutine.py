@@ -182,6 +182,22 @@ def _go(retries: int, fn: Callable[..., R], args: tuple[Any, ...], kwargs: dict[
     return handle
 
 
+def start_quiet(fn: Callable[..., R], *args: Any) -> Goroutine[R]:
+    """As ``go(fn, *args)``, for a part of something larger: dropping its handle is no panic, even if it fails."""
+    m = rt.current()
+    w = m.w
+    if w[H_STOP]:
+        m.interrupted()
+    try:
+        g = spawn.spawn(m, fn, args, {}, True, quiet=True)
+    except BaseException as error:
+        m.left(error)
+        raise
+    handle: Goroutine[R] = Goroutine.__new__(Goroutine)
+    handle._bind(m, g, w[g + R_GEN])
+    return handle
+
+
 class Go:
     """``go(fn, *args, **kwargs)`` starts a goroutine and returns its handle; :meth:`__call__` says more.
 

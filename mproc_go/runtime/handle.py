@@ -12,6 +12,7 @@ from mproc_go.runtime import process as rt
 from mproc_go.runtime import refs
 from mproc_go.runtime.process import M
 from mproc_go.shm.layout import (
+    KIND_ARRAY,
     KIND_ATOMIC,
     KIND_BUFFER,
     KIND_CHAN,
@@ -38,6 +39,7 @@ from mproc_go.shm.pool import give, take
 
 handles.HOMES.update(
     {
+        KIND_ARRAY: "mproc_go.shared.array",
         KIND_ATOMIC: "mproc_go.sync.atomic",
         KIND_BUFFER: "mproc_go.runtime.buffers",
         KIND_CHAN: "mproc_go.chan.channel",

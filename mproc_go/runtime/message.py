@@ -87,19 +87,20 @@ def _stow_pieces(m: M, hdr: int, pieces: wire.Pieces) -> tuple[int, Body]:
         for part in parts:
             m.segment.fill(at, part)
             at += len(part)
-        # From here on nothing fails.
         if not made and hdr & HDR_HAS_HANDLES:
             travelling = handle_table(parts[0])
-        refs.retain(m, travelling)
-        while made:
-            refs.hand_over(m, made[-1][1])
-            made.pop()
-            hdr |= HDR_HAS_HANDLES
-        return hdr & ~HDR_LEN_MASK | length | HDR_SPILLED, block
-    finally:
+    except BaseException:
         for kind, base, _ in made:
             refs.drop(m, kind, base)
+        raise
+    finally:
         pieces.release()
+    # From here on nothing fails.
+    refs.retain(m, travelling)
+    for _, base, _ in made:
+        refs.hand_over(m, base)
+        hdr |= HDR_HAS_HANDLES
+    return hdr & ~HDR_LEN_MASK | length | HDR_SPILLED, block
 
 
 def put(w: Any, mem: Any, at: int, hdr: int, body: Body) -> None:

@@ -60,6 +60,7 @@ class Process:
         outsiders: its threads that the runtime does not know.
         codes: the code table (runtime/spawn.py).
         over: why nothing can be called any more, or None.
+        exporters: of a program that may leave before its runtime ends: what its views of shared memory are made of.
         alarm: fires the timers made in this process (lib/alarm.py), None before the first.
         mailbox: takes what is delivered to asyncio tasks of this process (chan/aio.py), None before the first waits.
         keys: hashes the keys of maps (shared/keys.py), None before the first.
@@ -89,6 +90,7 @@ class Process:
         self.outsiders = Outsiders(segment.w, host)
         self.codes: Any = None
         self.over: str | None = None
+        self.exporters: weakref.WeakValueDictionary[int, Any] | None = None
         self.alarm: Any = None
         self.mailbox: Any = None
         self.keys: Any = None

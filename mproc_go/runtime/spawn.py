@@ -28,6 +28,7 @@ from mproc_go.shm.layout import (
     G_M,
     G_MSG,
     G_PARENT,
+    G_QUIET,
     G_RETRY,
     G_RETRY_RECORD,
     G_STATUS,
@@ -124,6 +125,7 @@ def spawn(
     holder: bool,
     around: Callable[..., Any] | None = None,
     retries: int = 0,
+    quiet: bool = False,
 ) -> int:
     """Queue a goroutine that calls ``fn(*args, **kwargs)``; return its base.
 
@@ -131,6 +133,7 @@ def spawn(
         holder: the caller makes a handle of it.
         around: called in its place, as ``around(fn, args, kwargs)``; it travels as a value.
         retries: how often it is run again if its worker dies.
+        quiet: it is no panic if it fails once its handle was dropped.
 
     Raises:
         TypeError: `fn` can't be called.
@@ -148,15 +151,15 @@ def spawn(
         number = codes.code(fn) if callable(fn) else 0
     if not number and not callable(fn):
         raise TypeError(GO_OF_NIL if fn is None else f"go needs a function to call, not {type(fn).__name__}")
-    flags = 0
+    flags = G_QUIET if quiet else 0
     value: Any
     if around is not None:
-        flags = G_COUNTED
+        flags |= G_COUNTED
         value = (around, args, kwargs) if number else (around, args, kwargs, fn)
     elif not number:
         value = (fn, args, kwargs)
     elif kwargs:
-        flags = G_HAS_KWARGS
+        flags |= G_HAS_KWARGS
         value = (args, kwargs)
     else:
         value = args or None
@@ -230,6 +233,16 @@ def args_of(m: M, g: int) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str
     if code & G_HAS_KWARGS:
         return fn, value[0], value[1]
     return fn, value or (), {}
+
+
+def is_held(m: M) -> bool:
+    """Whether somebody has a handle of the goroutine that runs now. Once it is False it stays so."""
+    return bool(m.w[m.g + R_REFS] > 1)
+
+
+def is_quiet(w: Any, g: int) -> bool:
+    """Whether it is no panic if `g` fails unheld."""
+    return bool(w[g + G_CODE] & G_QUIET)
 
 
 def retry_record(m: M, g: int) -> int:

@@ -40,7 +40,7 @@ from mproc_go.errors import EncodeError, bug
 from mproc_go.runtime import dump, message, panics
 from mproc_go.runtime.outsiders import LOOK_S
 from mproc_go.runtime.process import CALLS_OUT, M, Process
-from mproc_go.runtime.spawn import RETRY_INLINE_BYTES, args_of, free_retry_record, retry_record
+from mproc_go.runtime.spawn import RETRY_INLINE_BYTES, args_of, free_retry_record, is_quiet, retry_record
 from mproc_go.sched import idle, runq, states, waitq
 from mproc_go.shm import note
 from mproc_go.shm.layout import (
@@ -541,6 +541,7 @@ class WorkerM(M):
             os.abort()
         held = w[g + R_REFS] > 1  # nobody can make a handle of it anew once there is none
         kept = retry_record(self, g)
+        quiet = is_quiet(w, g)
         # Its address lies behind a short result: dead before the status, it is what the goroutine runs again from.
         inline_bytes = RETRY_INLINE_BYTES if kept else G_INLINE_BYTES
         hdr, text = 0, ""
@@ -581,7 +582,7 @@ class WorkerM(M):
         if kept:
             free_retry_record(self, kept)
         # Nobody held it, or whoever did let go while we were storing the result.
-        if exc is not None and (not held or not refs):
+        if exc is not None and (not held or not refs) and not quiet:
             panics.panic(self, g, exc, text)
         if not refs:
             message.discard(self, hdr, body)

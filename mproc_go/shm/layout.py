@@ -237,6 +237,7 @@ G_WORDS: Final = 32
 
 G_HAS_KWARGS: Final = 1
 G_RETRY: Final = 4  # run again if its worker dies: G_RETRY_RECORD holds the message, which is kept until it ends
+G_QUIET: Final = 8  # no panic if it fails and nobody holds the handle any more
 G_COUNTED: Final = 2  # the message is (wrapper, args, kwargs): a wait group counts it until it ends
 
 # Message: header, then up to MSG_INLINE_* of payload, or one word with the base of a block.
@@ -332,6 +333,7 @@ CX_LOOK: Final = 26  # as TM_LOOK
 # memory of its own: a large buffer of a message, a shared array; constant once O_KIND says so
 MB_BLOCK: Final = 9  # block with the bytes, 0 while there is none ...
 MB_BYTES: Final = 10  # ... and how many they are, from word MB_DATA of the block on
+AR_BYTES: Final = 1  # word of the block of an array: bytes of its items, behind which the pickle of what they are lies
 MB_DATA: Final = 8  # the first line of the block is its header's, so that the bytes lie as processors like it (64)
 
 # map and keyed channel; all constant but KC_CLOSED
@@ -405,6 +407,7 @@ KIND_ATOMIC: Final = 15
 KIND_TIMER: Final = 16  # the record is the one of its channel
 KIND_TICKER: Final = 17  # the same
 KIND_CONTEXT: Final = 18
+KIND_ARRAY: Final = 25
 KIND_BUFFER: Final = 24  # never seen by users: their array or memoryview holds it
 KIND_MAP: Final = 32
 KIND_KEYED_CHAN: Final = 33

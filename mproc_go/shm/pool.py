@@ -183,31 +183,27 @@ def take_block(t: Thread, n_bytes: int) -> int:
     Raises:
         SharedMemoryFull: the segment can't grow, or never could to that size.
     """
+    base = acquire(t, n_bytes)[0]
+    t.w[base] = t.live
+    return base
+
+
+def acquire(t: Thread, n_bytes: int) -> tuple[int, bool]:
+    """As :func:`take_block`, but the block is still one of our cache: if we die it is free again.
+
+    Whoever takes it so publishes it where the reaper looks (MB_BLOCK), and then says that it is live.
+
+    Returns: its base, and whether nobody used it before, so that it is zero from word FB_WORDS + 1 on.
+    """
     pool = block_pool(n_bytes)
     if pool < LARGE_ORDER:
-        return take(t, pool)
+        cache = t.caches[pool]
+        return cache.pop() if cache else _refill(t, pool), False
     if pool > MAX_BLOCK_ORDER or n_bytes // WORD > t.w[H_LIMIT_WORDS]:
         raise SharedMemoryFull(
             f"{n_bytes} bytes in one piece: the segment may grow to {t.w[H_LIMIT_WORDS] * WORD} bytes (memory=)"
         )
-    return _take_large(t, pool, n_bytes)[0]
-
-
-def take_zeroed(t: Thread, n_bytes: int) -> int:
-    """As :func:`take_block`, with a payload of zeros."""
-    pool = block_pool(n_bytes)
-    if pool >= LARGE_ORDER and n_bytes // WORD <= t.w[H_LIMIT_WORDS] and pool <= MAX_BLOCK_ORDER:
-        base, used = _take_large(t, pool, n_bytes)
-        dirty = min(n_bytes, (used - BLOCK_DATA) * WORD)
-    else:
-        base, dirty = take_block(t, n_bytes), n_bytes
-    start = (base + BLOCK_DATA) * WORD
-    for at in range(0, dirty, len(_ZEROS)):
-        t.segment.fill(start + at, _ZEROS[: dirty - at])
-    return base
-
-
-_ZEROS = memoryview(bytes(1 << 20))
+    return _take_large(t, pool, n_bytes)
 
 
 def give_block(t: Thread, base: int, n_bytes: int) -> None:
@@ -236,15 +232,13 @@ def _large_words(n_bytes: int) -> int:
     return -(-((n_bytes + WORD - 1) // WORD + BLOCK_DATA) // PAGE_WORDS) * PAGE_WORDS
 
 
-def _take_large(t: Thread, pool: int, n_bytes: int) -> tuple[int, int]:
-    """A large block; returns its base, and how many words of it may not be zero."""
+def _take_large(t: Thread, pool: int, n_bytes: int) -> tuple[int, bool]:
+    """A large block, as :func:`acquire`."""
     w = t.w
     words = _large_words(n_bytes)
     base = _pop(t, pool, POOL_HOT) or _pop(t, pool, POOL_FREE)
     if not base:
-        base = _extend(t, pool, 1 << pool, words)
-        w[base] = t.live
-        return base, BLOCK_DATA
+        return _extend(t, pool, 1 << pool, words), True
     have: int = w[base + FB_WORDS]
     try:
         if have < words:
@@ -254,14 +248,15 @@ def _take_large(t: Thread, pool: int, n_bytes: int) -> tuple[int, int]:
             except BaseException:
                 _account(t, have - words)
                 raise
+            w[base + FB_WORDS] = words
         elif have > words:
+            w[base + FB_WORDS] = words
             _account(t, words - have)
             t.segment.give_back(base + words, have - words)
     except BaseException:
-        w[base] = t.cached
         _push(t, pool, POOL_HOT if have > PAGE_WORDS else POOL_FREE, base, have)
         raise
-    return base, min(have, words)
+    return base, False
 
 
 def _pop(t: Thread, pool: int, which: int) -> int:
@@ -274,7 +269,7 @@ def _pop(t: Thread, pool: int, which: int) -> int:
     t.enter(lock)
     base: int = w[head]
     if base:
-        w[base] = t.live
+        w[base] = t.cached
         w[head] = w[base + R_LINK]  # publishes: it is ours
         if which == POOL_HOT:
             w[H_KEPT_WORDS] -= w[base + FB_WORDS]
@@ -313,12 +308,10 @@ def _cool(t: Thread, pool: int, base: int) -> None:
 
 def _let_go(t: Thread, spared: int = 0) -> bool:
     """Have one hot block give its memory back, not one of the pool `spared`; False if there is none."""
-    w = t.w
     for pool in range(MAX_BLOCK_ORDER, LARGE_ORDER - 1, -1):
         if pool != spared:
             base = _pop(t, pool, POOL_HOT)
             if base:
-                w[base] = t.cached
                 _cool(t, pool, base)
                 return True
     return False
@@ -416,6 +409,9 @@ def _add_extent(t: Thread, pool: int, words: int, commit_words: int) -> int:
             w[entry + E_POOL] = pool
             w[entry + E_BASE] = base
             w[entry + E_WORDS] = words
+            if pool >= LARGE_ORDER:  # the extent is one block, and from the start in our cache
+                w[base] = t.cached
+                w[base + FB_WORDS] = commit_words
             w[H_COMMITTED_WORDS] += commit_words  # dead before the next store: too high by that, never too low
             w[EXTENTS + EXTENTS_COUNT] = n + 1  # publishes
     except SharedMemoryFull as full:

@@ -138,9 +138,11 @@ class Segment:
                 piece = view[at : at + _PIECE_BYTES]
                 mem[start + at : start + at + len(piece)] = piece
 
-    def shared_array(self, start: int, length: int) -> Any:
-        """A ctypes array over these bytes: what views of them keep alive, and what they end with."""
-        return _array_type(length).from_buffer(self.mem, start)
+    def shared_array(self, start: int, length: int, used: int) -> Any:
+        """A ctypes array over the first `used` of these bytes: what views keep alive, and what they end with."""
+        array = _array_type(length).from_buffer(self.mem, start)
+        array.used = used
+        return array
 
     def private_array(self, start: int, length: int, used: int) -> Any:
         """The same of a private copy of the first `used` bytes: a page is copied when it is first written to.
@@ -154,7 +156,18 @@ class Segment:
             return bytearray(self.window(start, used))
         array = _array_type(length).from_address(address + start - first)
         array.mapping = _Mapping(address, size)
+        array.used = used
         return array
+
+    def make_private(self, array: Any) -> None:
+        """Put a copy of what such an array shows in its place, at the same address and at one moment."""
+        first = ctypes.addressof(array) // PAGE * PAGE
+        size = -(-(ctypes.addressof(array) - first + array.used) // PAGE) * PAGE
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+        address = _libc.mmap(None, size, mmap.PROT_READ | mmap.PROT_WRITE, flags, -1, 0)
+        if address != _MAP_FAILED:
+            ctypes.memmove(address, first, size)
+            _libc.mremap(address, size, size, _MREMAP_MAYMOVE | _MREMAP_FIXED, first)
 
     def give_back(self, base: int, words: int) -> None:
         """Return the pages wholly inside `words` words from `base` on to the machine."""
@@ -232,6 +245,10 @@ _libc.mmap.argtypes = [
     ctypes.c_long,
 ]
 _libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+_libc.mremap.restype = ctypes.c_void_p
+_libc.mremap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int, ctypes.c_void_p]
+_MREMAP_MAYMOVE = 1
+_MREMAP_FIXED = 2
 _MAP_FAILED = ctypes.c_void_p(-1).value
 _PR_SET_NAME = 15
 _PR_SET_PDEATHSIG = 1

@@ -42,6 +42,7 @@ from mproc_go.shm.layout import (
     G_M,
     G_MSG,
     G_PARENT,
+    G_QUIET,
     G_RETRY,
     G_RETRY_RECORD,
     G_STATUS,
@@ -50,6 +51,8 @@ from mproc_go.shm.layout import (
     H_STOP,
     HDR_LOST,
     HDR_SPILLED,
+    KIND_ARRAY,
+    KIND_BUFFER,
     KIND_CLIENT,
     KIND_FREE,
     KIND_WORKER,
@@ -71,6 +74,7 @@ from mproc_go.shm.layout import (
     M_SPAWNED,
     M_SPINNING,
     MAX_PS,
+    MB_BLOCK,
     N_OBJECT_LOCKS,
     N_POOLS,
     O_KIND,
@@ -83,6 +87,7 @@ from mproc_go.shm.layout import (
     R_HOLDERS,
     R_LINK,
     R_REFS,
+    REC_CACHED,
     REC_LIVE,
     S_DUMPER,
     S_FATAL,
@@ -251,7 +256,7 @@ class Reaper:
             objects = [base for base in self._live(POOL_OBJECT) if w[base + O_KIND] == kind]
             if objects:
                 self._woken += finish(self.t, objects)
-        self._drop_handles(slot)
+        self._drop_handles(slot, gone)
         self._sweep_caches(gone)
         self._wake(theirs)
         for s in gone:
@@ -400,7 +405,7 @@ class Reaper:
             refs = w[g + R_REFS]
             t.leave(lock)
             w[slot_base(w[g + G_M]) + M_FINISHED] += 1
-            if not held:
+            if not held and not w[g + G_CODE] & G_QUIET:
                 panicked += 1
                 if w[H_ON_PANIC] == ON_PANIC_LOG:
                     sys.stderr.write(f"panic: WorkerLost: {text}\n")
@@ -500,13 +505,24 @@ class Reaper:
         if had_one:
             idle.wake_p(t)
 
-    def _drop_handles(self, host: int) -> None:
+    def _keep_block(self, block: int, gone: list[int]) -> None:
+        """A record names it: it goes with that one, and not with the cache it came from.
+
+        The record bears the bit of the dead, so nobody is freeing it. Twin: runtime/buffers.py new_memory.
+        """
+        w = self.t.w
+        if block and w[block] & 0xFF == REC_CACHED and w[block] >> 8 in gone:
+            w[block] = pool.live_head(w[block] >> 8)
+
+    def _drop_handles(self, host: int, gone: list[int]) -> None:
         t, w = self.t, self.t.w
         word, bit = R_HOLDERS + host // 64, 1 << host % 64
         for which in (POOL_OBJECT, POOL_G):
             for base in self._live(which):
                 if not w[base + word] & bit:
                     continue
+                if which == POOL_OBJECT and w[base + O_KIND] in (KIND_BUFFER, KIND_ARRAY):
+                    self._keep_block(w[base + MB_BLOCK], gone)
                 lock = t.locks[object_lock(base)]
                 t.enter(lock)
                 refs = 1

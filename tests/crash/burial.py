@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import gc
 from collections import deque
-from types import SimpleNamespace
 
 from greenlet import GreenletExit, getcurrent, greenlet
 
@@ -24,7 +23,7 @@ from mproc_go.shm import pool
 from mproc_go.supervisor.reaper import Reaper
 from mproc_go.supervisor.thread import SupervisorThread
 from mproc_go.sync import cond, mutex, once, rwmutex, semaphore, waitgroup
-from tests.crash.machine import SIZE_WORDS, Bytes, Cut, Words
+from tests.crash.machine import SIZE_WORDS, Cut, FakeSegment, Words
 
 DEAD = 1  # slot of the worker that dies
 LIVING = 2
@@ -138,7 +137,7 @@ class Grave:
         self.words = w = Words()
         w.over = False
         self.fibers: list[greenlet] = []
-        self.segment = SimpleNamespace(w=w, mem=Bytes(w), commit=_nothing, give_back=_nothing)
+        self.segment = FakeSegment(w)
         self.doors = Doors(w)
         w[L.H_LIMIT_WORDS] = SIZE_WORDS
         w[L.H_COMMITTED_WORDS] = L.DYNAMIC

@@ -7,6 +7,7 @@ then is exactly what a killed worker leaves.
 
 from __future__ import annotations
 
+import ctypes
 import sys
 import threading
 from typing import ClassVar
@@ -111,7 +112,7 @@ class FreeLock:
         w[ph] = 0
 
 
-class _Segment:
+class FakeSegment:
     def __init__(self, words: Words) -> None:
         self.w = words
         self.mem = Bytes(words)
@@ -127,6 +128,9 @@ class _Segment:
 
     def fill(self, start: int, data: bytes) -> None:
         self.mem[start : start + len(data)] = data
+
+    def shared_array(self, start: int, length: int, used: int):
+        return (ctypes.c_char * used).from_buffer(self.w.bytes, start)
 
 
 class _Process:
@@ -162,7 +166,7 @@ class Machine:
 
     def __init__(self, threads: int = 3) -> None:
         self.words = Words()
-        self.segment = _Segment(self.words)
+        self.segment = FakeSegment(self.words)
         self.locks = [FreeLock(number) for number in range(L.N_LOCKS)]
         self.notes: list = [None] * (threads + 1)
         w = self.words

@@ -48,9 +48,12 @@ def dying(n, operation, *args, through_the_end=False):
             m.w = w
 
 
-def kill_everywhere(operation, check, *, through_the_end=False):
-    """Kill at store 0, 1, 2, ... until the operation survives; `check(died, value)` after each; return the count."""
-    n = 0
+def kill_everywhere(operation, check, *, through_the_end=False, first=0, step=1):
+    """Kill at store 0, 1, 2, ... until the operation survives; `check(died, value)` after each; return the count.
+
+    `first`, `step`: at some stores only, where tests/crash has cut each.
+    """
+    n = first
     while True:
         args = check.prepare()
         handle = go(dying, n, operation, *args, through_the_end=through_the_end)
@@ -61,7 +64,7 @@ def kill_everywhere(operation, check, *, through_the_end=False):
         check(died, value)
         if not died:
             return n
-        n += 1
+        n += step
         assert n < 300
 
 

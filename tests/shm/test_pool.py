@@ -169,19 +169,19 @@ def test_hot_blocks_give_way_before_it_is_full():
         assert w[L.H_COMMITTED_WORDS] <= w[L.H_LIMIT_WORDS]
 
 
-def test_zeroed_blocks():
-    """Whatever was in it, and however much of it is new."""
+def test_fresh_blocks_are_zero():
+    """Whether a block is new is said truly: whoever wants zeros need not write them then."""
     machine = Machine()
-    t = machine.threads[0]
-    for n, again in ((300_000, 300_000), (300_000, 400_000), (400_000, 300_000), (1000, 1000)):
-        block = pool.take_block(t, n)
-        start = (block + L.BLOCK_DATA) * 8
-        machine.segment.fill(start, b"x" * n)
+    t, w = machine.threads[0], machine.words
+    for n, expected in ((300_000, True), (300_000, False), (400_000, False), (600_000, True), (1000, False)):
+        block, fresh = pool.acquire(t, n)
+        assert fresh == expected
+        assert w[block] == t.cached
+        if fresh:
+            assert not any(machine.segment.window((block + L.FB_WORDS + 1) * 8, n - 16))
+        w[block] = t.live
+        machine.segment.fill((block + L.BLOCK_DATA) * 8, b"x" * n)
         pool.give_block(t, block, n)
-        block = pool.take_zeroed(t, again)
-        start = (block + L.BLOCK_DATA) * 8
-        assert not any(machine.segment.window(start, again))
-        pool.give_block(t, block, again)
 
 
 def test_the_last_small_piece_is_used_before_it_is_full():
