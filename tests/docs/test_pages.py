@@ -91,3 +91,19 @@ def test_hacking_names_every_folder_of_tests():
     table = text[text.index("| folder | what |") :].partition("\n\n")[0]
     folders = {path.parent.relative_to(ROOT).as_posix() for path in (ROOT / "tests").glob("*/test_*.py")}
     assert not {folder for folder in folders if f"`{folder}`" not in table}
+
+
+def test_the_table_of_invariants_is_that_of_the_code():
+    """Each id in the architecture is in the head of the file that is its home, and each id there is in the table."""
+    text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    table = {row[0]: row[1] for row in re.findall(r"^\| ([A-Z]{2}\d) \|.*\| `([\w/]+\.py)` \|.*\|$", text, re.MULTILINE)}
+    assert len(table) >= 20
+    prefixes = {name[:2] for name in table}
+    heads = {}
+    for path in (ROOT / "mproc_go").rglob("*.py"):
+        said = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        for name in re.findall(r"\b([A-Z]{2}\d)\b", said):
+            if name[:2] in prefixes:
+                heads.setdefault(name, set()).add(path.relative_to(ROOT / "mproc_go").as_posix())
+    assert {name for name, home in table.items() if home not in heads.get(name, ())} == set()
+    assert heads.keys() == table.keys()
