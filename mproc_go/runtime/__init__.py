@@ -7,3 +7,9 @@ by the supervisor's loop (the supervisor is given the workers' main function whe
 Reading order: process -> park -> worker -> client -> spawn -> message -> buffers -> refs -> handle -> goroutine
 -> panics -> blocking -> netpoll -> preempt -> dump -> outsiders -> boot -> attach.
 """
+
+import sys
+
+if sys.platform != "linux":
+    # Here, and not in whatever first misses something of os or select; `mproc-go doctor` still tells the rest.
+    raise ImportError(f"mproc_go needs Linux, and this is {sys.platform}: it stands on memfd, pidfd, epoll and /proc")

@@ -89,3 +89,11 @@ def test_outside_of_messages_handles_say_that_they_do_not_pickle():
             assert name in str(caught.value)
             assert copy.copy(handle) is handle
             assert copy.deepcopy([handle])[0] is handle
+
+
+def test_another_system_is_told_so_in_one_line():
+    """Not by whatever attribute of os or select happens to be missing first."""
+    code = "import sys; sys.platform = 'darwin'; from mproc_go import go"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("ImportError: mproc_go needs Linux, and this is darwin: ")
