@@ -38,6 +38,7 @@ def handles():
         "Ticker": mproc_go.Ticker(60),
         "SharedMap": mproc_go.SharedMap(),
         "KeyedChan": mproc_go.KeyedChan(),
+        "SharedArray": mproc_go.SharedArray(3, "d"),
         "context.Background.WithCancel": ctx,
     }
 

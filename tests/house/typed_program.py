@@ -18,6 +18,7 @@ from mproc_go import (
     RWMutex,
     Selected,
     SendChan,
+    SharedArray,
     SharedMap,
     Timer,
     WaitGroup,
@@ -107,5 +108,8 @@ def sharing() -> None:
     assert_type(counts.compute("a", lambda n: n + 1, default=0), int)
     assert_type(counts.load("a"), tuple[int | None, bool])
     counts["a"] = "b"  # type: ignore[assignment]
+    numbers = SharedArray((2, 3), "d")
+    assert_type(list(numbers.parallel(len)), list[int])
+    assert_type(numbers.shape, tuple[int, ...])
     cache: KeyedChan[str, int] = KeyedChan()
     assert_type(cache.receive("a"), int)
