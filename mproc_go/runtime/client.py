@@ -96,6 +96,8 @@ class ClientM(M):
                 if not note.sleep(self, timeout):
                     self.process.check_supervisor()
                     outsiders.look()
+                elif not w[decide]:
+                    note.announce(self)  # that was the waker of the wait before; the next must find that we sleep
         finally:
             w[self.base + M_DEADLINE] = 0
             note.awake(self)

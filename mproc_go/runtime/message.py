@@ -205,6 +205,8 @@ def peek(m: M, hdr: int, body: Body) -> bytes:
 
 def discard(m: M, hdr: int, body: Body) -> None:
     """Free a message that is ours and that nobody will read."""
+    if not hdr & (HDR_SPILLED | HDR_HAS_HANDLES):
+        return
     table = _table(m, hdr, body)
     if isinstance(body, int):
         give_block(m, body, hdr & HDR_LEN_MASK)

@@ -7,9 +7,8 @@ import os
 import pytest
 
 from mproc_go.runtime import client, worker
-from mproc_go.shm import lock, note
+from mproc_go.shm import lock
 from tests.model import loom
-from tests.model.actors import Client
 
 
 @pytest.fixture
@@ -27,22 +26,6 @@ def no_spinning(monkeypatch):
     monkeypatch.setattr(client, "SPIN", 0)
     monkeypatch.setattr(worker, "SPIN", 1)
     monkeypatch.setattr(worker, "SPIN_INBOX", 1)
-
-
-@pytest.fixture(autouse=True)
-def clients_announce_again(request, monkeypatch):
-    """What ClientM.park lacks (see LATE_WAKER in test_structures.py); remove this once it does so itself."""
-    if request.node.get_closest_marker("xfail"):
-        return
-    sleep = note.sleep
-
-    def sleep_and_announce(t, timeout):
-        woken = sleep(t, timeout)
-        if woken and isinstance(t, Client):
-            note.announce(t)
-        return woken
-
-    monkeypatch.setattr(note, "sleep", sleep_and_announce)
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -299,22 +299,12 @@ def messages(capacity, senders, receivers, each, start=0):
     return build
 
 
-LATE_WAKER = pytest.mark.xfail(
-    reason="ClientM.park sleeps on, unannounced, when the waker of its wait before posts late: only its poll ends that. "
-    "Remove this mark, and clients_announce_again in conftest.py, once it announces again before it sleeps again, as "
-    "WorkerM._sleep does."
-)
-
-
-@LATE_WAKER
-def test_a_waker_of_the_wait_before_comes_late():
-    """Its post is no wake-up of this wait; the next one must still find that somebody sleeps."""
-    every(messages(0, 1, 1, 2))
-
-
 @pytest.mark.parametrize("capacity", [0, 1, 2])
 def test_a_channel_loses_and_doubles_nothing(capacity, seed):
-    """One sender and one receiver in every schedule, two of each at random. FIFO for each sender; CH1 to CH4 always."""
+    """One sender and one receiver in every schedule, two of each at random. FIFO for each sender; CH1 to CH4 always.
+
+    Among the schedules is the waker of one wait who posts late, in the next: the sleeper then announces itself again.
+    """
     every(messages(capacity, 1, 1, 2, start=5))
     sample(messages(capacity, 2, 2, 3), seed, 150)
     pct(messages(capacity, 2, 2, 3), seed, 100)
