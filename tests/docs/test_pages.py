@@ -107,3 +107,12 @@ def test_the_table_of_invariants_is_that_of_the_code():
                 heads.setdefault(name, set()).add(path.relative_to(ROOT / "mproc_go").as_posix())
     assert {name for name, home in table.items() if home not in heads.get(name, ())} == set()
     assert heads.keys() == table.keys()
+
+
+def test_the_guide_names_every_example_and_every_figure():
+    text = (ROOT / "docs/guide.md").read_text(encoding="utf-8")
+    examples = {path.name for path in (ROOT / "docs/examples").glob("*.py")}
+    assert not {name for name in examples if f"`{name}`" not in text}
+    figures = text[text.index("| in `stats()` | is |") :].partition("\n\n")[0]
+    with mproc_go.Runtime(procs=1):
+        assert not {name for name in mproc_go.stats() if f"`{name}`" not in figures}
