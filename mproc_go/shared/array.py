@@ -9,6 +9,7 @@ Nothing here locks: items are plain memory. Who writes where is the user's affai
 from __future__ import annotations
 
 import ctypes
+import functools
 import importlib.util
 import itertools
 import math
@@ -274,7 +275,7 @@ class SharedArray(SharedHandle):
             raise ValueError(f"chunks is at least 1, not {chunks}")
         n = self._shape[0]
         chunks = min(chunks, n)
-        with_numpy = importlib.util.find_spec("numpy") is not None
+        with_numpy = _numpy_is_installed()
         bounds = [n * i // chunks for i in range(chunks + 1)] if chunks else []
         started = deque(
             start_quiet(_call, fn, self, start, stop, with_numpy)
@@ -290,6 +291,11 @@ class SharedArray(SharedHandle):
                 pass
         row = self.nbytes // self._shape[0]
         return _shaped(self._memory()[start * row : stop * row], (stop - start, *self._shape[1:]), self._item)
+
+
+@functools.cache
+def _numpy_is_installed() -> bool:
+    return importlib.util.find_spec("numpy") is not None
 
 
 def _call(fn: Callable[[Any], Any], array: SharedArray, start: int, stop: int, with_numpy: bool) -> Any:

@@ -87,7 +87,7 @@ PRINTS = {
     ],
 }
 # Run by the two tests below, and by test_examples.py.
-OTHERS = {"analyse", "dining_deadlock"}
+OTHERS = {"analyse", "dining_deadlock", "mandelbrot", "number_queries"}
 
 
 def mproc_go_run(name, *args):

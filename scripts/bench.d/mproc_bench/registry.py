@@ -48,6 +48,16 @@ SCENARIOS = [
     Scenario("spawn", "spawn no-ops one by one, wait for all", "us/task", 1e6, 20_000, 3_000),
     Scenario("startup", "start with two workers, run a no-op, end", "ms/start", 1e3, 5, 2),
     Scenario("balance", "P-time idle while work waited", "% of P-time", 100, 2_000, 400, ratios=False),
+    Scenario("arrays_send", "64 MB of numbers from one process to another", "ms/array", 1e3, 20, 5),
+    Scenario(
+        "arrays_query",
+        "how many of 8 million numbers lie in an interval",
+        "ms/question",
+        1e3,
+        40,
+        8,
+        plain="one process, plain NumPy",
+    ),
     Scenario("cpu", "uneven CPU-bound tasks of 0.5 ms on average", "us/task", 1e6, 2_000, 400, plain="plain loop"),
 ]
 
@@ -68,7 +78,7 @@ def subject(
 
 def load() -> None:
     """Import every module that registers subjects."""
-    for name in ("channels", "mpmc", "pingpong", "hot", "spawn", "startup", "balance", "cpu", "golang"):
+    for name in ("channels", "mpmc", "pingpong", "hot", "spawn", "startup", "balance", "arrays", "cpu", "golang"):
         import_module(f"mproc_bench.{name}")
 
 
