@@ -17,6 +17,7 @@ from mproc_go.runtime.process import M, Process
 from mproc_go.sched import states, waitq
 from mproc_go.shm import note
 from mproc_go.shm.layout import (
+    G_CLIENT_COUNT,
     G_DECIDE,
     G_GOID,
     G_JOINQ,
@@ -66,9 +67,11 @@ class ClientM(M):
         w[g + G_DECIDE] = 0
         w[g + G_JOINQ] = 0
         w[g + R_REFS] = 1
-        w[g + G_STATUS] = states.RUNNING
         waitq.settle_sudog(w, g)
-        w[self.base + M_SPAWNED] += 1
+        spawned = w[self.base + M_SPAWNED] + 1
+        w[g + G_CLIENT_COUNT] = spawned  # tells the reaper whether it was counted
+        w[g + G_STATUS] = states.RUNNING  # publishes
+        w[self.base + M_SPAWNED] = spawned
 
     def park(self, reason: int, deadline: float | None = None) -> int:
         w, g = self.w, self.g

@@ -232,6 +232,7 @@ G_PARENT: Final = 15  # goid of the spawner
 G_MSG: Final = 16  # message with the arguments, later the result (nobody needs the sudog then) ...
 G_SUDOG: Final = 16  # ... in between: the sudog for waits on a single queue
 G_RETRY_RECORD: Final = 31  # block: times left, header, body; constant. Only with G_RETRY (else arguments may lie here)
+G_CLIENT_COUNT: Final = 31  # of a client's thread: M_SPAWNED of its slot once that counts it; else as G_RETRY_RECORD
 G_WAITS_FOR: Final = 30  # while it waits for a goroutine's result: that goroutine; writer: the G; reader: reports
 G_WORDS: Final = 32
 

@@ -35,6 +35,7 @@ from mproc_go.shm import note, pool
 from mproc_go.shm.doors import Doors
 from mproc_go.shm.layout import (
     BLOCK_DATA,
+    G_CLIENT_COUNT,
     G_CODE,
     G_DECIDE,
     G_GOID,
@@ -381,7 +382,9 @@ class Reaper:
             if w[slot_base(w[g + G_M]) + M_KIND] == KIND_CLIENT:  # also a helper thread of a worker
                 w[g + G_MSG] = w[g + G_DECIDE] = w[g + R_REFS] = 0
                 w[g + G_STATUS] = states.DONE
-                w[slot_base(w[g + G_M]) + M_FINISHED] += 1
+                base = slot_base(w[g + G_M])
+                w[base + M_SPAWNED] = max(w[base + M_SPAWNED], w[g + G_CLIENT_COUNT])  # Twin: runtime/client.py
+                w[base + M_FINISHED] += 1
                 self._resting.append((time.monotonic() + _REST_S, g))
                 continue
             if w[g + G_CODE] & G_RETRY and w[w[g + G_RETRY_RECORD] + BLOCK_DATA]:
