@@ -116,3 +116,12 @@ def test_the_guide_names_every_example_and_every_figure():
     figures = text[text.index("| in `stats()` | is |") :].partition("\n\n")[0]
     with mproc_go.Runtime(procs=1):
         assert not {name for name in mproc_go.stats() if f"`{name}`" not in figures}
+
+
+@pytest.mark.parametrize("page", ["architecture", "hacking", "pictures"])
+def test_words_of_shared_memory_that_a_page_names_are_there(page):
+    """`M_TICK` and the like: a constant of that name is somewhere in the package."""
+    text = (ROOT / f"docs/{page}.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"\b[A-Z]{1,2}_[A-Z_]+[A-Z]\b", text))
+    source = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "mproc_go").rglob("*.py"))
+    assert not {word for word in named if not re.search(rf"\b{word}\b", source)}
