@@ -25,6 +25,7 @@ from mproc_go.shm.layout import (
     G_HAS_KWARGS,
     G_INLINE_BYTES,
     G_JOINQ,
+    G_LEFT,
     G_M,
     G_MSG,
     G_PARENT,
@@ -181,6 +182,7 @@ def spawn(
             give_block(m, record, _RETRY_BYTES)
         raise
     w = m.w
+    w[g + G_STATUS] = states.UNMADE
     if record:
         w[record + BLOCK_DATA] = retries
         w[record + BLOCK_DATA + 1] = hdr
@@ -263,6 +265,8 @@ def forget(m: M, g: int) -> None:
     w = m.w
     if w[g + G_STATUS] & states.STATUS_MASK not in (states.DONE, states.FAILED):
         bug(f"goroutine {g:#x} has no reference and has not ended")
+    if w[g + G_CODE] & G_LEFT:
+        free_retry_record(m, w[g + G_RETRY_RECORD])
     message.discard(m, *message.fetch(w, m.mem, g + G_MSG))
     w[g + R_GEN] += 1
     give(m, POOL_G, g)

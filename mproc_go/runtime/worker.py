@@ -44,11 +44,13 @@ from mproc_go.runtime.spawn import RETRY_INLINE_BYTES, args_of, free_retry_recor
 from mproc_go.sched import idle, runq, states, waitq
 from mproc_go.shm import note
 from mproc_go.shm.layout import (
+    G_CODE,
     G_DECIDE,
     G_INLINE_BYTES,
     G_JOINQ,
     G_M,
     G_MSG,
+    G_RETRY,
     G_STATUS,
     H_STOP,
     HDR_EXCEPTION,
@@ -576,11 +578,13 @@ class WorkerM(M):
         woken = waitq.decide_all(w, g + G_JOINQ, OUT_OK | self.slot << 32)
         w[g + R_REFS] = refs
         w[self.base + M_FINISHED] = finished
+        if kept:
+            w[g + G_CODE] &= ~G_RETRY  # it is ours to free; before, the reaper would have it freed with the last handle
         self.leave(lock)
-        for waiter in woken:
-            self.ready(waiter)
         if kept:
             free_retry_record(self, kept)
+        for waiter in woken:
+            self.ready(waiter)
         # Nobody held it, or whoever did let go while we were storing the result.
         if exc is not None and (not held or not refs) and not quiet:
             panics.panic(self, g, exc, text)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import Final
 
+UNMADE: Final = 0  # taken and not filled yet: nobody refers to it, so a death of its maker frees it
 RUNNABLE: Final = 1
 RUNNING: Final = 2
 WAITING: Final = 3

@@ -40,6 +40,7 @@ from mproc_go.shm.layout import (
     G_DECIDE,
     G_GOID,
     G_JOINQ,
+    G_LEFT,
     G_M,
     G_MSG,
     G_PARENT,
@@ -251,6 +252,7 @@ class Reaper:
         if self._delivery_under_way(theirs):
             return False
         self._end_goroutines(gone, f"worker {os_pid} (M{slot}) {how}")
+        self._leave_records(gone)
         if w[S_DUMPER] in gone:  # it was collecting stacks: the next may
             w[S_DUMPER] = 0
         for kind, finish in repairs.FINISH.items():
@@ -323,6 +325,8 @@ class Reaper:
                 if record != last:
                     continue
                 w[g + G_MSG] = 0  # it may have been freed already
+                if w[g + G_CODE] & G_RETRY:
+                    w[g + G_CODE] |= G_LEFT
                 self._orphan(g | 1)
 
     def _leave_queues(self, host: int, gone: list[int]) -> None:
@@ -417,6 +421,17 @@ class Reaper:
                     self._panic(f"{text}\n\n{entry}".encode())  # Twin: runtime/panics.py fatal
             if not refs:
                 self._orphan(g | 1)
+
+    def _leave_records(self, gone: list[int]) -> None:
+        """Have what the dead kept to run a goroutine again, which has ended since, be freed with its last handle."""
+        t, w = self.t, self.t.w
+        for g in self._live(POOL_G):
+            if w[g + G_M] in gone and w[g + G_CODE] & G_RETRY and w[g + G_STATUS] & states.STATUS_MASK >= states.DONE:
+                lock = t.locks[object_lock(g)]
+                t.enter(lock)
+                if w[g + R_REFS] and w[g + G_M] in gone:  # else somebody living is about to free it
+                    w[g + G_CODE] |= G_LEFT
+                t.leave(lock)
 
     def _again(self, g: int) -> None:
         """Run a lost goroutine again, from its beginning."""
@@ -555,6 +570,8 @@ class Reaper:
             t.enter(lock)
             # Sudogs of the dead are in no queue any more (step 2), so those it had in use are free as well.
             reachable = set() if which == POOL_SUDOG else everything
+            if which == POOL_G:  # nor does anybody know the goroutines they had not finished making
+                reachable = {g for g in everything if w[g + G_STATUS] != states.UNMADE}
             for slot in gone:
                 pool.sweep(w, which, slot, reachable)
             t.leave(lock)

@@ -123,6 +123,8 @@ def test_go(fresh, args):
         assert len(started) <= 1
         assert died or len(started) == 1
         assert grave.queued() == started
+        unmade = [g for g in grave.live(L.POOL_G) if grave.status(g) == states.UNMADE]
+        assert not unmade, "taken, never filled, never freed"
 
 
 def test_go_with_a_fresh_record():

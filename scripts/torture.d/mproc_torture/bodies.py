@@ -8,7 +8,19 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from mproc_go import Chan, ChanClosed, Mutex, WaitGroup, after, blocking, go, select, sleep
+from mproc_go import (
+    Chan,
+    ChanClosed,
+    KeyedChan,
+    Mutex,
+    SharedMap,
+    WaitGroup,
+    after,
+    blocking,
+    go,
+    select,
+    sleep,
+)
 from mproc_torture.journal import ACK, INTENT, START, Journal, read
 
 # As good as for ever: no goroutine of a round is killed that often.
@@ -117,6 +129,49 @@ def producer(path: str, ch: Chan[Any], first: int, n: int, size: int, how: str) 
 
 def told_of_close(ch: Chan[Any]) -> bool:
     return ch.recv_ok() == (None, False)
+
+
+# ---------------------------------------------------------------- maps
+def counter(path: str, counts: SharedMap[Any, Any], keys: int, n: int) -> None:
+    """Add 1 to some key, `n` times once each: what was begun in an earlier life is in doubt, and is not done again."""
+    begun = read(path)[INTENT]
+    journal = Journal(path)
+    journal.add(START, 0)
+    for i in range(n):
+        if i not in begun:
+            journal.add(INTENT, i)
+            counts.compute(i % keys, _one_more, 0)
+            journal.add(ACK, i)
+    journal.close()
+
+
+def _one_more(v: int) -> int:
+    return v + 1
+
+
+def keeper(path: str, kept: SharedMap[Any, Any], first: int, n: int, size: int) -> None:
+    """Store each number under itself; every third one is deleted again."""
+    begun = read(path)[ACK]
+    journal = Journal(path)
+    journal.add(START, 0)
+    for number in range(first, first + n):
+        if number in begun:
+            continue
+        kept[number] = message(number, size)
+        value, there = kept.load(number)
+        assert there and opened(value)[0] == number
+        if not number % 3:
+            kept.delete(number)
+        journal.add(ACK, number)
+    journal.close()
+
+
+def tell(keyed: KeyedChan[Any, Any], key: int, size: int) -> None:
+    keyed.send(key, message(key, size))
+
+
+def hear(keyed: KeyedChan[Any, Any], key: int) -> int:
+    return opened(keyed.receive(key))[0]
 
 
 # ---------------------------------------------------------------- results

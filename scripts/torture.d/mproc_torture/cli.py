@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import faulthandler
+import os
 import random
 import sys
 import tempfile
@@ -55,8 +56,10 @@ def main() -> int:
     seed = options.seed if options.seed is not None else random.SystemRandom().randrange(1 << 32)
     print(f"seed {seed}", flush=True)
     faulthandler.enable()
-    with tempfile.TemporaryDirectory(prefix="mproc-torture-") as folder, Runtime(options.procs) as _:
-        ledger = Ledger(folder)
+    with tempfile.TemporaryDirectory(prefix="mproc-torture-") as folder, Runtime(
+        options.procs, name=f"torture-{os.getpid()}"
+    ) as _:
+        ledger = Ledger(folder, f"torture-{os.getpid()}")
         kills = stops = rounds = 0
         began = time.monotonic()
         while time.monotonic() - began < options.seconds or kills < options.kills:

@@ -6,16 +6,20 @@ What was acknowledged is there once; what was not is accounted for: at most what
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import random
 import re
+import signal
+import subprocess
+import sys
 import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from mproc_go import Chan, Goroutine, Mutex, WaitGroup, WorkerLost, go, gomaxprocs
+from mproc_go import Chan, Goroutine, KeyedChan, Mutex, SharedMap, WaitGroup, WorkerLost, go, gomaxprocs
 from mproc_go.runtime import process as rt
 from mproc_go.shm.layout import WG_COUNT
 from mproc_torture import bodies, journal
@@ -34,10 +38,19 @@ class Violation(Exception):
 
 @dataclasses.dataclass
 class Ledger:
-    """What all rounds came to. Guard: `lock`."""
+    """What all rounds came to. Guard: `lock`.
+
+    Attributes:
+        folder: for journals.
+        runtime: its name, for programs that attach.
+        killed: os_pids of workers, those about to be killed included.
+    """
 
     folder: str
+    runtime: str
     killed: set[int] = dataclasses.field(default_factory=set)
+    names: list[int] = dataclasses.field(default_factory=list)
+    new_names: Iterator[int] = dataclasses.field(default_factory=itertools.count)
     counts: Counter[str] = dataclasses.field(default_factory=Counter)
     lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
 
@@ -182,6 +195,88 @@ def closed(rnd: random.Random, ledger: Ledger) -> None:
     ledger.add(told_of_close=len(handles))
 
 
+# ---------------------------------------------------------------- maps
+def maps(rnd: random.Random, ledger: Ledger) -> None:
+    """Counts are what was acknowledged, and those in doubt; what was stored is there, and whole."""
+    counts: SharedMap[int, int] = SharedMap()
+    kept: SharedMap[int, Any] = SharedMap()
+    n, m, keys = rnd.randrange(10, 100), rnd.randrange(2, 6), rnd.randrange(1, 6)
+    size = rnd.choice([0, 10, 100, 5_000])
+    with tempfile.TemporaryDirectory(dir=ledger.folder) as folder:
+        paths = [f"{folder}/{i}" for i in range(2 * m)]
+        handles = [_again(bodies.counter, path, counts, keys, n) for path in paths[:m]]
+        handles += [_again(bodies.keeper, path, kept, i * n, n, size) for i, path in enumerate(paths[m:])]
+        for handle in handles:
+            handle.result(PATIENCE_S)
+        found = [journal.read(path) for path in paths[:m]]
+        acked, begun = sum(f[ACK].total() for f in found), sum(f[INTENT].total() for f in found)
+        total = sum(counts.values())
+        check(acked <= total <= begun, f"map: counted {total}, {acked} acknowledged, {begun} begun")
+        check(begun == n * m, f"map: {begun} begun of {n * m}")
+        there = dict(kept.items())
+        wanted = {number for number in range(n * m) if number % 3}
+        check(set(there) == wanted, f"map: {len(there)} keys, {len(wanted)} stored: {sorted(set(there) ^ wanted)[:5]}")
+        for number, value in there.items():
+            check(bodies.opened(value)[0] == number, f"map: {value!r} under {number}")
+    ledger.add(counted=total, kept=len(there))
+
+
+def keyed(rnd: random.Random, ledger: Ledger) -> None:
+    """Whoever waits for a key gets its value, before or after it was sent."""
+    channel: KeyedChan[int, Any] = KeyedChan()
+    keys, size = list(range(rnd.randrange(1, 20))), rnd.choice([0, 100, 5_000])
+    asked = [rnd.choice(keys) for _ in range(rnd.randrange(1, 20))]
+    waiting = [_again(bodies.hear, channel, key) for key in asked]
+    telling = [_again(bodies.tell, channel, key, size) for key in rnd.sample(keys, len(keys))]
+    for handle in telling:
+        handle.result(PATIENCE_S)
+    for key, heard in zip(asked, waiting, strict=True):
+        value = heard.result(PATIENCE_S)
+        check(value == key, f"keyed channel: {value} came for {key}")
+    check(len(channel) == len(keys), f"keyed channel: {len(channel)} keys of {len(keys)}")
+    ledger.add(keyed=len(asked))
+
+
+# ---------------------------------------------------------------- other programs
+def programs(rnd: random.Random, ledger: Ledger) -> None:
+    """A program that attached sends, and is killed, or not: what it was told was sent is there, once and in order."""
+    with ledger.lock:  # names are for ever, so they are used again
+        number = ledger.names.pop() if ledger.names else next(ledger.new_names)
+    title, capacity = f"torture-{number}", (0, 1, 64)[number % 3]
+    n = rnd.randrange(20, 2000)
+    ch: Chan[Any] = Chan(capacity, name=title)
+    got: Counter[int] = Counter()
+    with tempfile.TemporaryDirectory(dir=ledger.folder) as folder:
+        path = f"{folder}/0"
+        draining = _Drain(ch, got)
+        try:
+            command = [sys.executable, "-m", "mproc_torture.program", ledger.runtime, title, str(capacity), path, str(n)]
+            with subprocess.Popen(command) as program:
+                end = time.monotonic() + PATIENCE_S
+                while not journal.read(path)[INTENT] and program.poll() is None and time.monotonic() < end:
+                    time.sleep(0.01)
+                if rnd.random() < 0.8:
+                    time.sleep(rnd.random() * 0.2)
+                    program.kill()
+                program.wait(PATIENCE_S)
+        finally:
+            draining.stop()
+        if program.returncode == 0:
+            check(len(got) == n, f"a program that ended sent {n}, {len(got)} came")
+        else:
+            check(program.returncode == -signal.SIGKILL, f"a program ended with status {program.returncode}")
+        check(draining.order == sorted(draining.order), "the order of a program was changed")
+        found = journal.read(path)
+        check(max(got.values(), default=1) == 1, "a message of a program came twice")
+        lost = set(found[ACK]) - set(got)
+        check(not lost, f"sent by a program, acknowledged and lost: {sorted(lost)[:5]}")
+        check(set(got) <= set(found[INTENT]), "came from a program that had not begun it")
+        check(len(set(found[INTENT]) - set(found[ACK])) <= 1, "a program had more than one in hand")
+    with ledger.lock:
+        ledger.names.append(number)
+    ledger.add(programs=1, programs_killed=program.returncode != 0, of_programs=len(got))
+
+
 # ---------------------------------------------------------------- results
 _KINDS = ["compute", "compute", "sleep", "after", "blocked", "blocking", "large"]
 
@@ -295,6 +390,9 @@ KINDS: dict[str, Callable[[random.Random, Ledger], None]] = {
     "hand_on": hand_on,
     "produced": produced,
     "closed": closed,
+    "maps": maps,
+    "keyed": keyed,
+    "programs": programs,
     "results": results,
     "trees": trees,
     "without_retries": without_retries,
