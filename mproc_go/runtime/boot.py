@@ -429,6 +429,9 @@ def _detach() -> None:
     if process is None:
         return
     process.over = "this process is a fork of one that has a runtime; start a runtime of its own here"
+    m = getattr(process.tls, "m", None)
+    if m is not None:
+        m.detach()
     process.tls.__dict__.clear()
     rt.process = None
     _forked = True

@@ -254,6 +254,9 @@ class M(Thread):
             frame = frame.f_back  # type: ignore[assignment]
         self.left(RecursionError())
 
+    def detach(self) -> None:
+        """This process is a fork of the one whose thread this was."""
+
     def begin_wait(self) -> int:
         """Clear the decision word of the goroutine that is about to enqueue itself; return the goroutine."""
         g = self.g

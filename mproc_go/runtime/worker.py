@@ -529,6 +529,26 @@ class WorkerM(M):
         self.finish(g, status, result)
         result = None  # an exception's traceback refers to this frame: no cycle, so its handles go now
 
+    def detach(self) -> None:
+        """In a fork of the worker: its goroutine's function goes on here, and nothing else of the runtime does."""
+        self.finish = self._end_of_fork  # type: ignore[method-assign]
+        self._pick = self._end_of_fork  # type: ignore[method-assign]
+
+    def _end_of_fork(self, g: int = 0, status: int = states.DONE, result: Any = None) -> NoReturn:
+        """The function that forked has returned here too: the goroutine is the parent's, so this process ends."""
+        code = 0
+        if isinstance(result, SystemExit):
+            code = result.code if isinstance(result.code, int) else int(result.code is not None)
+        elif status == states.FAILED:
+            sys.stderr.write(panics.traceback_text(result))
+            code = 1
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except Exception:  # closed: nobody is left to tell
+                continue
+        os._exit(code & 0xFF)
+
     def finish(self, g: int, status: int, result: Any) -> None:
         """End a goroutine: store its result for whoever holds its handle, wake them, free it if nobody does.
 

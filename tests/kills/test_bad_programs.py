@@ -1,0 +1,363 @@
+"""Programs that do what they should not in a goroutine: the runtime goes on, or says clearly why it does not."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import multiprocessing
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from mproc_go import (
+    Chan,
+    GoroutinePanic,
+    NotRunning,
+    Runtime,
+    SharedMemoryFull,
+    WorkerLost,
+    go,
+    num_goroutine,
+    sleep,
+    stats,
+)
+from tests.lifecycle.support import run_code
+from tests.scheduler.support import DEADLINE_S, add_one, in_state, pid, until
+
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@pytest.fixture
+def runtime():
+    """A runtime that must be as good as new afterwards."""
+    with Runtime(2) as started:
+        yield started
+        assert [go(add_one, i).result(DEADLINE_S) for i in range(50)] == list(range(1, 51))
+        ch = Chan()
+        handle = go(ch.recv)
+        ch.send("still there", DEADLINE_S)
+        assert handle.result(DEADLINE_S) == "still there"
+        until(lambda: num_goroutine() == 1, "all goroutines over")
+
+
+# ---------------------------------------------------------------- forks
+def fork(fn, *args):
+    """Status of a child that calls the function, and returns from the goroutine."""
+    child = os.fork()
+    if not child:
+        fn(*args)
+        return None
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def tell(path, call):
+    """Write down what a call of the library says in the child."""
+    try:
+        call()
+        text = "it worked"
+    except NotRunning as error:
+        text = str(error)
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(text + "\n")
+
+
+def test_a_fork_that_returns(runtime):
+    """The goroutine ends once, in the parent; the child ends with status 0."""
+    assert [go(fork, len, "").result(DEADLINE_S) for _ in range(20)] == [0] * 20
+
+
+def test_a_fork_that_fails_or_exits(runtime):
+    """Its status is its own."""
+    assert go(fork, sys.exit, 7).result(DEADLINE_S) == 7
+    assert go(fork, int, "x").result(DEADLINE_S) == 1
+
+
+def test_calls_in_a_fork(runtime, tmp_path):
+    """Every one says that this is a fork."""
+    path, ch = str(tmp_path / "said"), Chan(4)
+    calls = [lambda: ch.send(1), ch.recv, lambda: go(len, ""), lambda: sleep(1), Chan, num_goroutine]
+    for call in calls:
+        assert go(fork, tell, path, call).result(DEADLINE_S) == 0
+    with open(path, encoding="utf-8") as file:
+        lines = file.read().splitlines()
+    assert len(lines) == len(calls) and all("fork" in line or "over here" in line for line in lines), lines
+    assert len(ch) == 0
+
+
+def double(x):
+    return 2 * x
+
+
+def pools(method):
+    context = multiprocessing.get_context(method)
+    with concurrent.futures.ProcessPoolExecutor(2, mp_context=context) as pool:
+        return list(pool.map(double, range(20)))
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_multiprocessing_in_a_goroutine(runtime, method):
+    """The standard library's processes work."""
+    assert go(pools, method).result(60) == [2 * x for x in range(20)]
+
+
+def test_subprocess_in_a_goroutine(runtime):
+    """So do subprocesses."""
+    command = [sys.executable, "-c", "print(6 * 7)"]
+    assert go(subprocess.check_output, command).result(DEADLINE_S) == b"42\n"
+
+
+def test_a_fork_of_the_program():
+    """It is told so too, and its end ends nothing."""
+    with Runtime(2):
+        ch = Chan(1)
+        child = os.fork()
+        if not child:
+            status = 1
+            try:
+                ch.send(1)
+            except NotRunning as error:
+                status = 0 if "over here" in str(error) or "fork" in str(error) else 2
+            finally:
+                os._exit(status)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert go(add_one, 1).result(DEADLINE_S) == 2 and len(ch) == 0
+
+
+# ---------------------------------------------------------------- ends
+def exits(how, value):
+    if how == "os._exit":
+        os._exit(value)
+    if how == "SystemExit":
+        raise SystemExit(value)
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("how", ["SystemExit", "KeyboardInterrupt"])
+def test_ends_of_programs_are_exceptions(runtime, how):
+    """They end the goroutine, not the worker, and come out of its handle."""
+    before = go(pid).result(DEADLINE_S)
+    with pytest.raises((SystemExit, KeyboardInterrupt)) as caught:
+        go(exits, how, 3).result(DEADLINE_S)
+    assert caught.typename == how
+    assert before in {m["os_pid"] for m in stats()["ms"]}
+
+
+@pytest.mark.parametrize("status", [0, 1, 77])
+def test_exits_its_worker(runtime, status):
+    """It is a death of the worker, whatever the status."""
+    with pytest.raises(WorkerLost, match=f"exited with status {status}"):
+        go(exits, "os._exit", status).result(DEADLINE_S)
+
+
+# ---------------------------------------------------------------- finalizers, recursion
+class Bad:
+    """Its end is none."""
+
+    def __init__(self, ch):
+        self.ch = ch
+
+    def __del__(self):
+        self.ch.send_nowait("from a finalizer")
+        raise ValueError("in __del__")
+
+
+def leaves_bad_objects(ch, n):
+    for _ in range(n):
+        bad = Bad(ch)
+        bad.me = bad
+    return n
+
+
+def test_finalizers_that_send_and_raise(runtime):
+    """They are told on stderr by Python, and that is all."""
+    ch = Chan(1000)
+    assert go(leaves_bad_objects, ch, 300).result(DEADLINE_S) == 300
+    until(lambda: go(collect).result(DEADLINE_S) and len(ch) == 300, "all finalizers ran")
+
+
+def collect():
+    import gc
+
+    gc.collect()
+    return True
+
+
+def endless():
+    return endless()
+
+
+def test_recursion_to_the_limit(runtime):
+    """A RecursionError of the goroutine."""
+    for _ in range(5):
+        with pytest.raises(RecursionError):
+            go(endless).result(DEADLINE_S)
+
+
+def nested(n):
+    value = []
+    for _ in range(n):
+        value = [value]
+    return value
+
+
+def test_a_result_too_deep_to_travel(runtime):
+    """An error of that goroutine."""
+    with pytest.raises(Exception, match=r"recursion|depth|EncodeError|result"):
+        go(nested, 100_000).result(DEADLINE_S)
+
+
+# ---------------------------------------------------------------- memory
+def test_all_memory_of_the_segment():
+    """SharedMemoryFull in who asks for too much; once it is given back everything works."""
+    with Runtime(2, memory=48 << 20):
+        ch = Chan(10_000)
+        with pytest.raises(SharedMemoryFull):
+            go(fill, ch).result(60)
+        assert len(ch)
+        while len(ch):
+            ch.recv()
+        assert go(add_one, 1).result(DEADLINE_S) == 2
+        ch.send(bytes(1 << 20))
+        assert len(ch.recv()) == 1 << 20
+
+
+def fill(ch):
+    while True:
+        ch.send(bytes(1 << 20))
+
+
+# ---------------------------------------------------------------- process-wide state
+def misbehave(what, folder):
+    """Change what belongs to the whole worker."""
+    if what == "directory":
+        os.chdir(folder)
+    elif what == "environment":
+        os.environ.clear()
+    elif what == "umask":
+        os.umask(0o777)
+    elif what == "descriptors":
+        os.closerange(3, 1024)
+    elif what == "trace":
+        sys.settrace(lambda *_: None)
+        sys.setprofile(lambda *_: None)
+    elif what == "recursion":
+        sys.setrecursionlimit(200)
+    elif what == "limits":
+        resource.setrlimit(resource.RLIMIT_NOFILE, (16, 16))
+    elif what == "threads":
+        threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()
+    elif what == "signals":
+        for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGURG, signal.SIGALRM, signal.SIGUSR1):
+            signal.signal(signum, signal.SIG_IGN)
+    elif what == "streams":
+        sys.stdout.close()
+        sys.stderr.close()
+    elif what == "modules":
+        for name in [name for name in sys.modules if name.startswith("mproc_go.sync")]:
+            del sys.modules[name]
+    return what
+
+
+WHAT = (
+    ["directory", "environment", "umask", "descriptors", "trace", "recursion", "limits", "threads", "signals", "streams", "modules"]
+)
+
+
+@pytest.mark.parametrize("what", WHAT)
+def test_changes_what_is_the_workers(runtime, tmp_path, what):
+    """The goroutines after it run on, in the same worker and in new ones; a death there is buried as ever."""
+    handles = [go(misbehave, what, str(tmp_path)) for _ in range(4)]
+    assert {handle.result(DEADLINE_S) for handle in handles} == {what}
+    ch = Chan(4)
+    relays = [go(send_all, ch, 200) for _ in range(4)]
+    assert sum(ch.recv(DEADLINE_S) for _ in range(800)) == 4 * sum(range(200))
+    for handle in relays:
+        handle.result(DEADLINE_S)
+    blocks = [go(time.sleep, 0.05) for _ in range(4)]  # hand-offs, and forks of more workers
+    for handle in blocks:
+        handle.result(DEADLINE_S)
+    with pytest.raises(WorkerLost):
+        go(os._exit, 3).result(DEADLINE_S)
+
+
+def send_all(ch, n):
+    for i in range(n):
+        ch.send(i)
+
+
+def alarm():
+    """An alarm of its own, which ends it if the handler is not there in time."""
+    got = []
+    signal.signal(signal.SIGALRM, lambda *_: got.append(1))
+    signal.alarm(1)
+    while not got:
+        time.sleep(0.05)
+    return "alarm"
+
+
+def test_alarm(runtime):
+    """It comes to the worker that asked for it."""
+    assert go(alarm).result(DEADLINE_S) == "alarm"
+
+
+# ---------------------------------------------------------------- catching everything
+def catches_everything(ch):
+    """Can't be ended by an exception."""
+    while True:
+        try:
+            ch.recv()
+        except BaseException:
+            continue
+
+
+def test_catches_everything_in_a_loop():
+    """The runtime ends all the same."""
+    start = time.monotonic()
+    with Runtime(2):
+        ch = Chan()
+        for _ in range(4):
+            go(catches_everything, ch)
+        until(lambda: in_state("chan receive", 4))
+        ch.close()  # from now on they spin
+    assert time.monotonic() - start < 60
+
+
+def test_a_panic_beside_who_catches_everything():
+    """It ends the program."""
+    with pytest.raises(GoroutinePanic, match="ZeroDivisionError"), Runtime(2):
+        ch = Chan()
+        for _ in range(3):
+            go(catches_everything, ch)
+        go(divide)
+        ch.recv()
+
+
+def divide():
+    return 1 / 0
+
+
+# ---------------------------------------------------------------- output
+def test_lines_stay_whole(tmp_path):
+    """Goroutines that print from everywhere: no line is torn, none is lost."""
+    code = """
+from mproc_go import run, WaitGroup, Chan
+def talk(i):
+    for j in range(100):
+        print(f"<{i}:{j}:" + "x" * 60 + ">")
+def main():
+    wg = WaitGroup()
+    for i in range(20):
+        wg.go(talk, i)
+    talk(99)
+    wg.wait()
+run(main, procs=4)
+"""
+    outcome = run_code(tmp_path, code)
+    lines = outcome.out.splitlines()
+    assert outcome.status == 0 and len(lines) == 2100, outcome.err
+    assert all(line.startswith("<") and line.endswith("x" * 60 + ">") and line.count("<") == 1 for line in lines)
