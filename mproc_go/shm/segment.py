@@ -34,8 +34,9 @@ from mproc_go.shm.layout import (
 )
 
 PAGE = PAGE_WORDS * WORD
-# Address space reserved per byte of limit: freed large blocks keep their addresses, so more than the limit is needed.
-_RESERVE_FACTOR = 4
+# Address space reserved per byte of limit. Freed large blocks keep their addresses for blocks of their size alone, up
+# to twice the limit for each size in use at some time; addresses cost nothing.
+_RESERVE_FACTOR = 16
 _PIECE_BYTES = 4 << 20  # half a millisecond
 _F_ADD_SEALS = 1033
 _F_SEAL_SHRINK = 0x0002

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import gc
 import os
@@ -17,7 +18,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mproc_go import Chan, EncodeError, Runtime, WorkerLost, go, select, stats
+from mproc_go import (
+    Chan,
+    EncodeError,
+    KeyedChan,
+    Runtime,
+    SharedMap,
+    WorkerLost,
+    after_func,
+    context,
+    go,
+    select,
+    stats,
+)
 from mproc_go.codec import wire
 from tests.contract.support import DEADLINE_S, until
 
@@ -294,6 +307,61 @@ def test_a_retried_goroutine_gets_its_arguments_as_they_were(flat, tmp_path):
     handle = go.options(retries=1)(spoil, np.ones(100_000), tmp_path / "died")
     assert handle.result(DEADLINE_S) == 100_000
     del handle
+
+
+def test_values_of_maps_and_keyed_channels(flat):
+    """Each load has its own array; one that was loaded stays as it is when another is stored."""
+    table, keyed = SharedMap(), KeyedChan()
+    table["a"] = {"array": make(100_000)}
+    keyed.send("a", make(100_000))
+    one, two = table["a"]["array"], keyed.receive("a")
+    one[:] = two[:] = -1
+    kept = table["a"]["array"]
+    assert np.array_equal(kept, make(100_000)) and np.array_equal(keyed.receive("a"), make(100_000))
+    assert go(lambda t: float(t["a"]["array"].sum()), table).result(DEADLINE_S) == make(100_000).sum()
+    table["a"] = np.zeros(100_000)
+    keyed.send("a", np.zeros(100_000))
+    for _ in range(3):
+        table["b"] = np.full(100_000, 5)
+    assert np.array_equal(kept, make(100_000)) and not table["a"].any() and not keyed.receive("a").any()
+    table.clear()
+    keyed.delete("a")
+    assert buffers() == 2 and (one == -1).all()  # what was loaded first, of each
+
+
+def raise_with(array):
+    raise ValueError(array, "large")
+
+
+def test_exceptions_contexts_and_timers(flat):
+    """Large values wherever else a value travels."""
+    with pytest.raises(ValueError, match="large") as caught:
+        go(raise_with, make(100_000)).result(DEADLINE_S)
+    assert np.array_equal(caught.value.args[0], make(100_000))
+    del caught
+    ctx = context.with_value(context.background(), "key", make(100_000))
+    assert go(lambda c: float(c.value("key")[-1]), ctx).result(DEADLINE_S) == 99_999
+    first, second = ctx.value("key"), ctx.value("key")
+    first[:] = 0
+    assert second[-1] == 99_999 or second is first  # a context keeps what it has read
+    del ctx, first, second
+    out = Chan(1)
+    timer = after_func(0.01, out.send, make(100_000))
+    assert out.recv(DEADLINE_S)[-1] == 99_999
+    del timer
+
+
+def test_asyncio(flat):
+    """arecv gives the receiver's own array too."""
+
+    async def main():
+        ch = Chan(1)
+        await ch.asend(make(100_000))
+        got = await ch.arecv()
+        got += 1
+        return float(got[-1])
+
+    assert asyncio.run(main()) == 100_000
 
 
 def test_batches_and_select(flat):
