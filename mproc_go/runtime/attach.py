@@ -232,7 +232,7 @@ def connect(name: str, seconds: float = START_S) -> socket.socket:
             try:
                 if not folder.is_alive(name):
                     raise FileNotFoundError(name)
-                sock.connect(folder.socket_path(name))
+                _connect(sock, folder.socket_path(name), time.monotonic() + seconds)
             except (FileNotFoundError, ConnectionRefusedError):
                 raise _unknown(name, folder.path, folder.living()) from None
             except (TimeoutError, BlockingIOError):
@@ -244,6 +244,17 @@ def connect(name: str, seconds: float = START_S) -> socket.socket:
             sock.close()
             raise
         return sock
+
+
+def _connect(sock: socket.socket, path: str, deadline: float) -> None:
+    """As ``sock.connect``, which with a timeout does not wait while many stand at the door."""
+    while True:
+        try:
+            return sock.connect(path)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(_LOOK_S)
 
 
 def ask(name: str, what: str, seconds: float = START_S) -> tuple[dict[str, Any], bytes]:

@@ -72,8 +72,8 @@ def until(condition, seconds=DEADLINE_S):
 def raw(name):
     """A connection that speaks for itself."""
     with names.Folder() as folder, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+        sock.connect(folder.socket_path(name))  # without a timeout: so it waits while many stand at the door
         sock.settimeout(DEADLINE_S)
-        sock.connect(folder.socket_path(name))
         yield sock
 
 
