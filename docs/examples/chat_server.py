@@ -13,6 +13,8 @@ Whoever does not read what it is sent is thrown out, instead of holding up the o
 Source: Donovan & Kernighan, "The Go Programming Language", section 8.10 (chat.go).
 """
 
+import contextlib
+import itertools
 import selectors
 import socket
 import threading
@@ -45,6 +47,7 @@ def room(events: Chan[Event], posts: Chan[Post]) -> None:
 
 def net(ready: Chan[int], events: Chan[Event], posts: Chan[Post]) -> None:
     sockets: dict[int, socket.socket] = {}
+    numbers = itertools.count(1)  # of connections: a descriptor is given to somebody else as soon as it is closed
     lines: dict[int, bytes] = {}  # what came of a line that has not ended yet
     entered: set[int] = set()
     wake, woken = socket.socketpair()
@@ -55,12 +58,14 @@ def net(ready: Chan[int], events: Chan[Event], posts: Chan[Post]) -> None:
                 connection = sockets.get(who)
                 if connection is None:
                     continue  # has left; the room does not know yet
+                line = text.encode() + b"\n"
                 try:
-                    connection.send(text.encode() + b"\n")
-                except BlockingIOError:
-                    connection.shutdown(socket.SHUT_RDWR)  # does not read: the selector sees the end of it
+                    if connection.send(line) == len(line):
+                        continue
                 except OSError:
-                    pass  # is leaving; so it sees that, too
+                    pass
+                with contextlib.suppress(OSError):  # does not read, or is leaving: the selector sees the end of it
+                    connection.shutdown(socket.SHUT_RDWR)
         wake.send(b"!")
 
     with socket.create_server(("127.0.0.1", 0)) as listener, selectors.DefaultSelector() as selector:
@@ -78,11 +83,11 @@ def net(ready: Chan[int], events: Chan[Event], posts: Chan[Post]) -> None:
                 if key.fileobj is listener:
                     connection, _ = listener.accept()
                     connection.setblocking(False)
-                    sockets[connection.fileno()] = connection
-                    lines[connection.fileno()] = b""
-                    selector.register(connection, selectors.EVENT_READ)
+                    who = next(numbers)
+                    sockets[who], lines[who] = connection, b""
+                    selector.register(connection, selectors.EVENT_READ, who)
                     continue
-                who = key.fd
+                who = key.data
                 try:
                     data = sockets[who].recv(4096)
                 except OSError:
@@ -96,6 +101,7 @@ def net(ready: Chan[int], events: Chan[Event], posts: Chan[Post]) -> None:
                     entered.discard(who)
                     selector.unregister(sockets[who])
                     sockets.pop(who).close()
+                    del lines[who]
 
 
 # ---- the guests ----
