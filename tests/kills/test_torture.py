@@ -11,7 +11,7 @@ import sys
 import pytest
 
 REPO = pathlib.Path(__file__).resolve().parents[2]
-KINDS = ("hand_on", "produced", "closed", "results", "trees", "without_retries", "wait_groups", "mutexes")
+KINDS = ("hand_on", "produced", "closed", "results", "trees", "without_retries", "wait_groups", "mutexes", "maps", "keyed", "arrays", "programs")
 
 
 def torture(seed, seconds, *options):

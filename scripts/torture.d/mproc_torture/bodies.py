@@ -13,6 +13,7 @@ from mproc_go import (
     ChanClosed,
     KeyedChan,
     Mutex,
+    SharedArray,
     SharedMap,
     WaitGroup,
     after,
@@ -172,6 +173,15 @@ def tell(keyed: KeyedChan[Any, Any], key: int, size: int) -> None:
 
 def hear(keyed: KeyedChan[Any, Any], key: int) -> int:
     return opened(keyed.receive(key))[0]
+
+
+# ---------------------------------------------------------------- arrays
+def fill(array: SharedArray, first: int, n: int, value: int) -> bytearray:
+    """Store it in a part of the array, and return what is long enough to travel beside its message."""
+    numbers = array.memoryview()
+    for i in range(first, first + n):
+        numbers[i] = value
+    return bytearray(_pattern(value, 8 * n))
 
 
 # ---------------------------------------------------------------- results

@@ -19,7 +19,18 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from mproc_go import Chan, Goroutine, KeyedChan, Mutex, SharedMap, WaitGroup, WorkerLost, go, gomaxprocs
+from mproc_go import (
+    Chan,
+    Goroutine,
+    KeyedChan,
+    Mutex,
+    SharedArray,
+    SharedMap,
+    WaitGroup,
+    WorkerLost,
+    go,
+    gomaxprocs,
+)
 from mproc_go.runtime import process as rt
 from mproc_go.shm.layout import WG_COUNT
 from mproc_torture import bodies, journal
@@ -237,6 +248,21 @@ def keyed(rnd: random.Random, ledger: Ledger) -> None:
     ledger.add(keyed=len(asked))
 
 
+# ---------------------------------------------------------------- arrays
+def arrays(rnd: random.Random, ledger: Ledger) -> None:
+    """Everybody's part of an array is filled, and so is what travels beside the messages."""
+    m, n = rnd.randrange(1, 8), rnd.choice([1, 100, 20_000])
+    array = SharedArray(m * n, "q")
+    handles = [_again(bodies.fill, array, i * n, n, i + 1) for i in range(m)]
+    for i, handle in enumerate(handles):
+        long = handle.result(PATIENCE_S)
+        check(long == bytearray((i + 1).to_bytes(8, "little") * n), f"array: a long result of {n} words is damaged")
+    numbers = array.memoryview()
+    wrong = [i for i in range(m * n) if numbers[i] != i // n + 1]
+    check(not wrong, f"array: {len(wrong)} of {m * n} words are wrong, first {wrong[:1]}")
+    ledger.add(array_words=m * n)
+
+
 # ---------------------------------------------------------------- other programs
 def programs(rnd: random.Random, ledger: Ledger) -> None:
     """A program that attached sends, and is killed, or not: what it was told was sent is there, once and in order."""
@@ -390,6 +416,7 @@ KINDS: dict[str, Callable[[random.Random, Ledger], None]] = {
     "hand_on": hand_on,
     "produced": produced,
     "closed": closed,
+    "arrays": arrays,
     "maps": maps,
     "keyed": keyed,
     "programs": programs,
