@@ -5,6 +5,6 @@ in a process of its own, and what is printed is the median of the turns, with th
 subject does the same work and checks its result.
 
 Reading order: registry (what there is), cli, turns (one measurement in its own process; child is the other end of it),
-report; then the subjects: channels, mpmc, pingpong, hot, spawn, startup, cpu, golang. place puts goroutines on
+report; then the subjects: channels, mpmc, pingpong, hot, spawn, startup, kills, cpu, golang. place puts goroutines on
 different Ps.
 """

@@ -47,6 +47,7 @@ SCENARIOS = [
     Scenario("hot", "one hot operation inside one process", "us/operation", 1e6, 200_000, 50_000, ratios=False),
     Scenario("spawn", "spawn no-ops one by one, wait for all", "us/task", 1e6, 20_000, 3_000),
     Scenario("startup", "start with two workers, run a no-op, end", "ms/start", 1e3, 5, 2),
+    Scenario("kills", "a worker is killed while others use its channel", "ms/kill", 1e3, 50, 10, ratios=False),
     Scenario("balance", "P-time idle while work waited", "% of P-time", 100, 2_000, 400, ratios=False),
     Scenario("arrays_send", "64 MB of numbers from one process to another", "ms/array", 1e3, 20, 5),
     Scenario(
@@ -78,7 +79,8 @@ def subject(
 
 def load() -> None:
     """Import every module that registers subjects."""
-    for name in ("channels", "mpmc", "pingpong", "hot", "spawn", "startup", "balance", "arrays", "cpu", "golang"):
+    names = "channels mpmc pingpong hot spawn startup kills balance arrays cpu golang"
+    for name in names.split():
         import_module(f"mproc_bench.{name}")
 
 
