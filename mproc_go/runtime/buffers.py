@@ -61,16 +61,18 @@ def new_memory(m: M, kind: int, n_bytes: int, zeroed: bool = False) -> int:
     w[base + O_KIND] = kind
     try:
         block, fresh = acquire(m, n_bytes + _BEFORE_BYTES)
-    except BaseException:
+        try:
+            if zeroed and not fresh:
+                start = (block + MB_DATA) * WORD
+                for at in range(0, n_bytes, len(_ZEROS)):
+                    m.segment.fill(start + at, _ZEROS[: n_bytes - at])
+        finally:
+            w[base + MB_BYTES] = n_bytes
+            w[base + MB_BLOCK] = block  # publishes: it goes with the record
+            w[block] = m.live
+    except BaseException:  # no room, or Ctrl-C in the middle of zeroing
         refs.drop(m, kind, base)
         raise
-    if zeroed and not fresh:
-        start = (block + MB_DATA) * WORD
-        for at in range(0, n_bytes, len(_ZEROS)):
-            m.segment.fill(start + at, _ZEROS[: n_bytes - at])
-    w[base + MB_BYTES] = n_bytes
-    w[base + MB_BLOCK] = block  # publishes: it goes with the record
-    w[block] = m.live
     return base
 
 
@@ -90,7 +92,11 @@ def store(m: M, data: memoryview) -> Triple:
         SharedMemoryFull: no room.
     """
     base = new_memory(m, KIND_BUFFER, len(data))
-    m.segment.fill(start_of(m.w, base), data)
+    try:
+        m.segment.fill(start_of(m.w, base), data)
+    except BaseException:  # Ctrl-C
+        m.process.refs.drop(m, KIND_BUFFER, base)
+        raise
     return KIND_BUFFER, base, m.w[base + R_GEN]
 
 

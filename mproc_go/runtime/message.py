@@ -75,6 +75,7 @@ def _stow_pieces(m: M, hdr: int, pieces: wire.Pieces) -> tuple[int, Body]:
     """Make a message of a long value: its buffers first, each in memory of its own, then the rest in one block."""
     refs = m.process.refs
     made: list[Triple] = []
+    block = length = 0
     try:
         parts, travelling = pieces.parts, pieces.handles
         for view in pieces.buffers:
@@ -89,9 +90,11 @@ def _stow_pieces(m: M, hdr: int, pieces: wire.Pieces) -> tuple[int, Body]:
             at += len(part)
         if not made and hdr & HDR_HAS_HANDLES:
             travelling = handle_table(parts[0])
-    except BaseException:
+    except BaseException:  # no room, or Ctrl-C in the middle of copying
         for kind, base, _ in made:
             refs.drop(m, kind, base)
+        if block:
+            give_block(m, block, length)
         raise
     finally:
         pieces.release()

@@ -103,7 +103,7 @@ class SharedArray(SharedHandle):
         described = pickle.dumps((self._shape, tuple(self._item)), 5)
         m = rt.current()
         base = new_memory(m, KIND_ARRAY, n_bytes + len(described), zeroed=True)
-        self._bind(m, base, m.w[base + R_GEN])
+        self._bind(m, base, m.w[base + R_GEN])  # from here on the record goes with this object
         m.w[m.w[base + MB_BLOCK] + AR_BYTES] = n_bytes
         m.segment.fill(start_of(m.w, base) + n_bytes, described)
 

@@ -32,6 +32,7 @@ from mproc_go import (
     stats,
 )
 from mproc_go.codec import wire
+from mproc_go.runtime import process
 from tests.contract.support import DEADLINE_S, until
 
 np = pytest.importorskip("numpy")
@@ -602,3 +603,44 @@ def test_nothing_imports_numpy_by_itself():
     assert out == ["False", "300000"] * 3 + ["False"]
 
 
+
+
+class Interrupted(BaseException):
+    """What a signal handler raises."""
+
+
+def test_an_exception_in_the_middle_of_copying_leaves_nothing(flat):
+    """Ctrl-C comes when it comes: neither the buffers nor the block of the message stay."""
+    ch = Chan(1)
+    before = stats()["memory_bytes"]
+    segment = process.process.segment
+
+    class Interrupting:
+        """The segment, but for the n-th copy."""
+
+        def __init__(self, n):
+            self.left = n
+
+        def __getattr__(self, name):
+            return getattr(segment, name)
+
+        def fill(self, start, data):
+            self.left -= 1
+            if self.left < 0:
+                raise Interrupted
+            segment.fill(start, data)
+
+    m = process.current()
+    value = [make(100_000), bytes(2 << 20), make(100_000)]
+    for n in range(20):
+        m.segment = Interrupting(n)
+        try:
+            ch.send(value)
+            break
+        except Interrupted:
+            assert len(ch) == 0
+        finally:
+            m.segment = segment
+    assert 4 <= n < 19
+    assert len(ch.recv()[1]) == 2 << 20
+    assert not buffers() and stats()["memory_bytes"] <= before + (1 << 20)
