@@ -15,6 +15,7 @@ memory again. So :meth:`Attached.close` first makes sure that no other thread is
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import socket
@@ -104,7 +105,9 @@ class Attached:
             process.tls.m = m = ClientM(process, packet["client"])
             process.threads.add(m)
         except BaseException:
-            self._sock.close()  # the supervisor watches this process, and buries what it had when it ends
+            with contextlib.suppress(OSError):  # we touch nothing any more; refused if we had not come that far
+                control.send(self._sock, {"do": "detach"})
+            self._sock.close()
             for fd in fds:
                 os.close(fd)
             raise

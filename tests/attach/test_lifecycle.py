@@ -28,6 +28,7 @@ from mproc_go import (
     select,
     stats,
 )
+from mproc_go.runtime import attach as joining
 from mproc_go.shm import names
 from mproc_go.supervisor import control
 from tests.attach.support import DEADLINE_S, ask_raw, raw, until
@@ -432,6 +433,35 @@ def test_there_is_room_for_so_many(standing):
             assert ask_raw(sock, do="detach") == {"ok": True}
     with attach("one"):
         assert one.stats()["clients"] == 2
+
+
+def test_joining_that_fails_halfway_keeps_no_place(standing, monkeypatch):
+    """However often it is tried."""
+    one = standing()
+
+    def fails(*_):
+        raise OSError("no such semaphore")
+
+    for _ in range(3):
+        with monkeypatch.context() as patch:
+            patch.setattr(joining, "Doors", fails)
+            with pytest.raises(NotRunning, match="is gone from /dev/shm.*RemoveIPC"):
+                attach("one")
+        until(lambda: one.stats()["clients"] == 0)
+    with attach("one"):
+        assert go(double, 3).result(DEADLINE_S) == 6
+
+
+def test_somebody_else_stops_the_runtime_of_a_program(tmp_path):
+    """`mproc-go stop` ends it for its owner too, who is told."""
+    script = tmp_path / "owner.py"
+    script.write_text(OWNER)
+    with Program([sys.executable, script]) as owner:
+        owner.until_line("ready")
+        joining.ask("owned", "stop")
+        outcome = owner.end()
+        assert outcome.status == 1 and "NotRunning: runtime 'owned' was closed" in outcome.err
+    assert not os.listdir(names.folder_path())
 
 
 def test_sigterm_ends_a_standing_runtime(standing):
