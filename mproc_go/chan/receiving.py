@@ -19,6 +19,7 @@ from mproc_go.runtime.park import park
 from mproc_go.runtime.process import M, deadline_of, seconds, whole
 from mproc_go.sched import states, waitq
 from mproc_go.shm.layout import (
+    CH_CLOSED,
     CH_HEAD,
     CH_RECVQ,
     CH_SENDQ,
@@ -29,7 +30,11 @@ from mproc_go.shm.layout import (
     HDR_LEN_MASK,
     OUT_MASK,
     OUT_OK,
+    SG_G,
+    SG_LINK,
     SG_MSG,
+    SG_PREV,
+    SG_SELECT,
     SLOT_MSG_WORDS,
 )
 
@@ -126,13 +131,42 @@ class Receiving(End, Generic[T]):
 
     def _recv_slow(self, m: M, timeout: float | None) -> tuple[Any, bool]:
         """The lock is held."""
+        # Cost: 1 us with a sender there, else 1.2 us and the wait. Both are what ops.py does, written out.
         w, ch, lock = m.w, self._base, self._lock
-        outcome, hdr, body, g = ops.recv(m, ch)
+        s = w[ch + CH_SENDQ]
+        if s and not self._cap and not w[s + SG_SELECT]:  # straight from a sender that waits for nothing else
+            at = s + SG_MSG
+            hdr = w[at]
+            at = at * 8 + 8
+            body = fetch(w, m.mem, s + SG_MSG)[1] if hdr & NOT_PLAIN else m.mem[at : at + (hdr & HDR_LEN_MASK)]
+            g = w[s + SG_G]
+            w[g + G_DECIDE] = m.decides  # publishes: sent and received
+            following = w[s + SG_LINK]
+            w[ch + CH_SENDQ] = following
+            if following:
+                w[following + SG_PREV] = 0
+            m.held[0].release()
+            w[m.ph] = 0
+            m.ready(g)
+            if hdr & NOT_PLAIN:
+                return open_message(m, hdr, body), True
+            return wire.decode(hdr, body), True  # type: ignore[arg-type]
+        if s or w[ch + CH_TAIL] != w[ch + CH_HEAD] or w[ch + CH_CLOSED]:
+            outcome, hdr, body, g = ops.recv(m, ch)
+        else:
+            outcome = ops.MUST_WAIT
         if outcome == ops.MUST_WAIT and (timeout is None or timeout > 0):
             me = m.g
+            s = me + G_SUDOG
             w[me + G_DECIDE] = 0
-            waitq.enqueue(w, ch + CH_RECVQ, me + G_SUDOG)
-            m.leave(lock)
+            if w[ch + CH_RECVQ]:
+                waitq.enqueue(w, ch + CH_RECVQ, s)
+            else:  # the same, written out
+                w[s + SG_LINK] = w[s + SG_PREV] = 0
+                w[ch + CH_RECVQ + 1] = s
+                w[ch + CH_RECVQ] = s  # publishes
+            m.held[0].release()
+            w[m.ph] = 0
             deadline = None if timeout is None else deadline_of(timeout)
             try:
                 decision = park(m, lock, ch + CH_RECVQ, states.CHAN_RECEIVE, deadline)
@@ -144,14 +178,16 @@ class Receiving(End, Generic[T]):
                 if decision:
                     return None, False
                 raise TimeoutError(f"channel receive: nothing came within {timeout} s")
-            hdr, body = fetch(w, m.mem, me + G_SUDOG + SG_MSG)
+            at = s + SG_MSG
+            hdr = w[at]
             if hdr & NOT_PLAIN:
-                return open_message(m, hdr, body), True
-            return wire.decode(hdr, body), True  # type: ignore[arg-type]
+                return open_message(m, *fetch(w, m.mem, at)), True
+            at = at * 8 + 8
+            return wire.decode(hdr, m.mem[at : at + (hdr & HDR_LEN_MASK)]), True
         m.leave(lock)
-        if g:
-            m.ready(g)
         if outcome == ops.DONE:
+            if g:
+                m.ready(g)
             if hdr & NOT_PLAIN:
                 return open_message(m, hdr, body), True
             return wire.decode(hdr, body), True  # type: ignore[arg-type]

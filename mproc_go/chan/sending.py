@@ -14,23 +14,31 @@ from mproc_go.chan import ops
 from mproc_go.chan.end import End
 from mproc_go.codec import wire
 from mproc_go.errors import CLOSE_OF_CLOSED, SEND_ON_CLOSED, ChanClosed, WouldBlock
-from mproc_go.runtime.message import Body, discard, stow
+from mproc_go.runtime.message import Body, discard, put, stow
 from mproc_go.runtime.park import park
 from mproc_go.runtime.process import M, deadline_of, seconds, whole
-from mproc_go.sched import states
+from mproc_go.sched import states, waitq
 from mproc_go.shm.layout import (
+    CH_CLOSED,
     CH_HEAD,
     CH_LIMIT,
     CH_RECVQ,
     CH_SENDQ,
     CH_TAIL,
     G_DECIDE,
+    G_SUDOG,
     H_STOP,
     HDR_HAS_HANDLES,
     HDR_SPILLED,
     INLINE_BYTES,
     OUT_MASK,
     OUT_OK,
+    SG_G,
+    SG_LINK,
+    SG_MSG,
+    SG_PREV,
+    SG_SELECT,
+    SG_SEQ,
     SLOT_MSG_WORDS,
 )
 
@@ -101,8 +109,27 @@ class Sending(End, Generic[T]):
 
     def _send_slow(self, m: M, hdr: int, body: Body, timeout: float | None) -> None:
         """The lock is held."""
+        # Cost: 1 us with a receiver there, else 1.3 us and the wait. Both are what ops.py does, written out.
         w, ch, lock = m.w, self._base, self._lock
-        outcome, g = ops.send(m, ch, hdr, body)
+        s = w[ch + CH_RECVQ]
+        if s and not w[s + SG_SELECT]:  # straight to a receiver that waits for nothing else
+            put(w, m.mem, s + SG_MSG, hdr, body)
+            g = w[s + SG_G]
+            w[g + G_DECIDE] = m.decides  # publishes: the receiver has it
+            following = w[s + SG_LINK]
+            w[ch + CH_RECVQ] = following
+            if following:
+                w[following + SG_PREV] = 0
+            m.held[0].release()
+            w[m.ph] = 0
+            m.ready(g)
+            if w[H_STOP]:
+                m.interrupted()
+            return
+        if not s and not w[ch + CH_CLOSED] and w[ch + CH_TAIL] - w[ch + CH_HEAD] >= self._cap:
+            outcome = ops.MUST_WAIT
+        else:
+            outcome, g = ops.send(m, ch, hdr, body)
         if outcome == ops.DONE:
             m.leave(lock)
             if g:
@@ -111,8 +138,19 @@ class Sending(End, Generic[T]):
                 m.interrupted()
             return
         if outcome == ops.MUST_WAIT and (timeout is None or timeout > 0):
-            ops.wait_to_send(w, m.mem, ch, m.begin_wait(), hdr, body)
-            m.leave(lock)
+            me = m.g
+            w[me + G_DECIDE] = 0
+            s = me + G_SUDOG
+            put(w, m.mem, s + SG_MSG, hdr, body)
+            w[s + SG_SEQ] = 0
+            if w[ch + CH_SENDQ]:
+                waitq.enqueue(w, ch + CH_SENDQ, s)
+            else:
+                w[s + SG_LINK] = w[s + SG_PREV] = 0
+                w[ch + CH_SENDQ + 1] = s
+                w[ch + CH_SENDQ] = s  # publishes
+            m.held[0].release()
+            w[m.ph] = 0
             deadline = None if timeout is None else deadline_of(timeout)
             try:
                 decision = park(m, lock, ch + CH_SENDQ, states.CHAN_SEND, deadline)

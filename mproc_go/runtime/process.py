@@ -32,6 +32,7 @@ from mproc_go.shm.layout import (
     M_FINISHED,
     M_PHASE_LEVELS,
     M_SPAWNED,
+    OUT_OK,
     S_GOID,
     S_GOID_BATCH,
     slot_base,
@@ -144,6 +145,7 @@ class M(Thread):
     Attributes:
         g: base of the goroutine that runs now.
         latest: the goroutine whose handle was made last and not used since, or 0.
+        decides: what it stores into the decision word of who waits in one queue only, and gets what it waited for.
     """
 
     def __init__(self, process: Process, slot: int, **kwargs: Any) -> None:
@@ -151,6 +153,7 @@ class M(Thread):
         self.process = process
         self.g = 0
         self.latest = 0
+        self.decides = OUT_OK | slot << 32
         self._goids = range(0)
         self._next_goid = 0
 
