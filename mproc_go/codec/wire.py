@@ -87,7 +87,7 @@ _K_TUPLE: Final = T_TUPLE | _HANDLES_BIT
 _K_EXCEPTION_HANDLES: Final = T_EXCEPTION | _HANDLES_BIT
 
 # Headers of fixed length, whole; and the tags of the others, in place.
-_H_NONE: Final = T_NONE << TAG_SHIFT
+H_NONE: Final = T_NONE << TAG_SHIFT
 _H_FALSE: Final = T_FALSE << TAG_SHIFT
 _H_TRUE: Final = T_TRUE << TAG_SHIFT
 _H_INT: Final = T_INT << TAG_SHIFT | 8
@@ -180,7 +180,7 @@ def encode(value: object) -> tuple[int, bytes | Pieces]:
     elif t is bytes:
         return _H_BYTES | len(value), value  # type: ignore[arg-type, return-value]
     elif value is None:
-        return _H_NONE, b""
+        return H_NONE, b""
     elif t is float:
         return _H_FLOAT, _pack_float(value)
     elif t is bool:

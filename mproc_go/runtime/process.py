@@ -144,6 +144,7 @@ class M(Thread):
 
     Attributes:
         g: base of the goroutine that runs now.
+        next_goid, goid_end: the numbers it has in hand.
         latest: the goroutine whose handle was made last and not used since, or 0.
         decides: what it stores into the decision word of who waits in one queue only, and gets what it waited for.
     """
@@ -154,20 +155,19 @@ class M(Thread):
         self.g = 0
         self.latest = 0
         self.decides = OUT_OK | slot << 32
-        self._goids = range(0)
-        self._next_goid = 0
+        self.next_goid = self.goid_end = 0
 
     def new_goid(self) -> int:
         """A number no other goroutine of the runtime has. Taken in batches, as Go does."""
-        n = self._next_goid
-        if n == self._goids.stop:
+        n = self.next_goid
+        if n == self.goid_end:
             lock = self.locks[L_SCHED]
             self.enter(lock)
             n = self.w[S_GOID]
             self.w[S_GOID] = n + S_GOID_BATCH
             self.leave(lock)
-            self._goids = range(n, n + S_GOID_BATCH)
-        self._next_goid = n + 1
+            self.goid_end = n + S_GOID_BATCH
+        self.next_goid = n + 1
         return n
 
     def park(self, reason: int, deadline: float | None = None) -> int:

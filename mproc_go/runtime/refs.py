@@ -21,7 +21,18 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from mproc_go.codec.handles import HOMES
-from mproc_go.shm.layout import KIND_GOROUTINE, L_SCHED, O_KIND, R_HOLDERS, R_LINK, R_REFS, S_ORPHANS, object_lock
+from mproc_go.shm.layout import (
+    KIND_GOROUTINE,
+    L_OBJECTS,
+    L_SCHED,
+    N_OBJECT_LOCKS,
+    O_KIND,
+    R_HOLDERS,
+    R_LINK,
+    R_REFS,
+    S_ORPHANS,
+    object_lock,
+)
 
 if TYPE_CHECKING:
     from mproc_go.runtime.process import M
@@ -85,7 +96,24 @@ class Refs:
             return
         try:
             try:
-                refs = self._drop(m, base)
+                n = self.holds.pop(base)
+                if n > 1:
+                    self.holds[base] = n - 1
+                    return
+                # What _drop does, written out.
+                w = m.w
+                ph = m.ph
+                lock = m.locks[L_OBJECTS + (base >> 5) % N_OBJECT_LOCKS]
+                w[ph] = lock.phase
+                if not lock.acquire(False):
+                    lock.contended()
+                if w[lock.gen_word] != lock.gen:
+                    lock = lock.renewed(w, ph)
+                w[base + self.word] &= ~self.bit
+                refs = w[base + R_REFS] - 1
+                w[base + R_REFS] = refs
+                lock.release()
+                w[ph] = 0
             finally:
                 self._lock.release()
             if not refs:

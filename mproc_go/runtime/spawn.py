@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from mproc_go.runtime.process import M
 
 _CODE_SHIFT = 8
+_FLAGS = (1 << _CODE_SHIFT) - 1
 _RUNNABLE = states.RUNNABLE
 _RETRY_BYTES = 3 * WORD
 # What a result may take in the record of a goroutine that may run again: up to the word that says from where.
@@ -164,7 +165,7 @@ def spawn(
         value = (args, kwargs)
     else:
         value = args or None
-    hdr, data = wire.encode(value)
+    hdr, data = wire.encode(value) if value is not None else (wire.H_NONE, b"")
     body: message.Body = data  # type: ignore[assignment]  # pieces are long, and stowed
     if retries:
         flags |= G_RETRY
@@ -175,13 +176,15 @@ def spawn(
     try:
         if retries:
             record = take_block(m, _RETRY_BYTES)
-        g = take(m, POOL_G)
+        cache = m.caches[POOL_G]
+        g = cache.pop() if cache else take(m, POOL_G)
     except BaseException:
         message.discard(m, hdr, body)
         if record:
             give_block(m, record, _RETRY_BYTES)
         raise
     w = m.w
+    w[g] = m.live
     w[g + G_STATUS] = states.UNMADE
     if record:
         w[record + BLOCK_DATA] = retries
@@ -196,7 +199,12 @@ def spawn(
         at = at * 8 + 8
         m.mem[at : at + len(data)] = data
     w[g + G_CODE] = number << _CODE_SHIFT | flags
-    w[g + G_GOID] = m.new_goid()
+    goid = m.next_goid
+    if goid == m.goid_end:
+        goid = m.new_goid()
+    else:
+        m.next_goid = goid + 1
+    w[g + G_GOID] = goid
     w[g + G_PARENT] = w[m.g + G_GOID]
     w[g + G_M] = 0
     w[g + G_JOINQ] = 0
@@ -223,6 +231,9 @@ def args_of(m: M, g: int) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str
     """What the goroutine `g`, which now starts here, calls."""
     w = m.w
     code = w[g + G_CODE]
+    hdr = w[g + G_MSG]
+    if hdr == wire.H_NONE and code >> _CODE_SHIFT and not code & _FLAGS:
+        return m.process.codes.load(m, code >> _CODE_SHIFT), (), {}
     hdr, body = message.fetch(w, m.mem, g + G_MSG)
     value = message.copy(m, hdr, body) if code & G_RETRY else message.open_message(m, hdr, body)
     number = code >> _CODE_SHIFT
@@ -245,12 +256,6 @@ def is_held(m: M) -> bool:
 def is_quiet(w: Any, g: int) -> bool:
     """Whether it is no panic if `g` fails unheld."""
     return bool(w[g + G_CODE] & G_QUIET)
-
-
-def retry_record(m: M, g: int) -> int:
-    """What is kept to run `g` again, 0 if nothing."""
-    w = m.w
-    return w[g + G_RETRY_RECORD] if w[g + G_CODE] & G_RETRY else 0
 
 
 def free_retry_record(m: M, record: int) -> None:

@@ -40,7 +40,7 @@ from mproc_go.errors import EncodeError, bug
 from mproc_go.runtime import dump, message, panics
 from mproc_go.runtime.outsiders import LOOK_S
 from mproc_go.runtime.process import CALLS_OUT, M, Process
-from mproc_go.runtime.spawn import RETRY_INLINE_BYTES, args_of, free_retry_record, is_quiet, retry_record
+from mproc_go.runtime.spawn import RETRY_INLINE_BYTES, args_of, free_retry_record, is_quiet
 from mproc_go.sched import idle, runq, states, waitq
 from mproc_go.shm import note
 from mproc_go.shm.layout import (
@@ -51,6 +51,7 @@ from mproc_go.shm.layout import (
     G_M,
     G_MSG,
     G_RETRY,
+    G_RETRY_RECORD,
     G_STATUS,
     H_STOP,
     HDR_EXCEPTION,
@@ -135,6 +136,7 @@ class WorkerM(M):
         self.dead_timers = 0
         self.timer_seq = 0
         self.tick = 0
+        self.waited = False  # nothing came in the moment that we waited before going to sleep
         self.to_start = 0  # a goroutine the hub is to start at once
         self.inbox = self.base + M_INBOX
         self.tick_word = self.base + M_TICK
@@ -145,7 +147,7 @@ class WorkerM(M):
 
     # ------------------------------------------------------------ waiting
     def park(self, reason: int, deadline: float | None = None) -> int:
-        # Cost: 0.6 us + a switch = pick, 3 words
+        # Cost: 0.6 us + a switch = pick, 3 words; scripts/bench hot, pingpong_local, pingpong_remote
         w = self.w
         fiber = self.cur
         g = fiber.g
@@ -162,7 +164,10 @@ class WorkerM(M):
                 self.tick = w[self.tick_word] = tick
                 following = self.runnable.popleft()
             else:
-                following = self._fiber_for(self._pick())
+                picked = self._pick()
+                if picked is None and not self.waited and w[self.base + M_P]:
+                    picked = self._wait_a_moment()
+                following = self._fiber_for(picked)
         except BaseException:
             self._pick = self._ruined  # type: ignore[method-assign]
             w[self.attention] = 1  # the short way does not ask _pick
@@ -224,6 +229,19 @@ class WorkerM(M):
         self.halt()
 
     # ------------------------------------------------------------ picking
+    def _wait_a_moment(self) -> Any:
+        """What to run next, if that comes at once: a reply is often on its way. None if it does not; `waited` is set.
+
+        Who parks does it before it goes to the hub: where it is itself the next, no switch is needed at all.
+        """
+        w = self.w
+        attention = self.attention
+        for _ in range(SPIN_INBOX):
+            if w[attention] or w[S_GQ]:
+                return self._pick()
+        self.waited = True
+        return None
+
     def _fiber_for(self, picked: Any) -> Any:
         """Where to switch to, to run what was picked: a fiber, or the hub. Runs: in any fiber."""
         if type(picked) is int:
@@ -384,7 +402,6 @@ class WorkerM(M):
     def find(self) -> Fiber:
         """The next fiber to run; sleeps until there is one. Twin: sched/idle.py (announce, then look)."""
         w = self.w
-        attention = self.attention
         outsiders = self.process.outsiders
         w[self.running] = 0
         if self.to_start:
@@ -394,23 +411,22 @@ class WorkerM(M):
             if w[self.base + M_P]:
                 picked = self._pick()
                 fiber: Fiber | None = self._fresh(picked) if type(picked) is int else picked
+                if fiber is None and not self.waited:
+                    picked = self._wait_a_moment()  # before others are told that we search
+                    fiber = self._fresh(picked) if type(picked) is int else picked
+                    if fiber is None and not self.waited:
+                        continue
+                self.waited = False
                 if fiber is None:
-                    # A reply is often on its way: wait for it a moment before others are told that we search.
-                    for _ in range(SPIN_INBOX):
-                        if w[attention] or w[S_GQ]:
-                            break
-                    else:
-                        if w[self.base + M_P] and idle.start_spinning(self):
-                            fiber = self._steal()
-                        if fiber is None:
-                            self.process.refs.settle(self)
-                            if self._spin():
-                                continue
-                            outsiders.look()
-                            if idle.release_p(self):
-                                self._sleep()
-                            continue
+                    if w[self.base + M_P] and idle.start_spinning(self):
+                        fiber = self._steal()
                     if fiber is None:
+                        self.process.refs.settle(self)
+                        if self._spin():
+                            continue
+                        outsiders.look()
+                        if idle.release_p(self):
+                            self._sleep()
                         continue
                 if w[self.base + M_SPINNING]:
                     idle.found_work(self)
@@ -577,8 +593,9 @@ class WorkerM(M):
             sys.stderr.write(panics.traceback_text(result) if status == states.FAILED else "a lock was left taken\n")
             sys.stderr.flush()
             os.abort()
+        # Cost: 1.2 us where nobody holds a handle = 1 lock, 12 words
         held = w[g + R_REFS] > 1  # nobody can make a handle of it anew once there is none
-        kept = retry_record(self, g)
+        kept = w[g + G_RETRY_RECORD] if w[g + G_CODE] & G_RETRY else 0
         quiet = is_quiet(w, g)
         # Its address lies behind a short result: dead before the status, it is what the goroutine runs again from.
         inline_bytes = RETRY_INLINE_BYTES if kept else G_INLINE_BYTES
@@ -604,19 +621,28 @@ class WorkerM(M):
         result = None
         del self.fibers[g]
         w[self.base + M_RESIDENT] = len(self.fibers)
+        ph = self.ph
         lock = self.locks[object_lock(g)]
-        self.enter(lock)
-        message.put(w, self.mem, g + G_MSG, hdr, body)
+        w[ph] = lock.phase
+        if not lock.acquire(False):
+            lock.contended()
+        if w[lock.gen_word] != lock.gen:
+            lock = lock.renewed(w, ph)
+        if hdr:
+            message.put(w, self.mem, g + G_MSG, hdr, body)
+        else:
+            w[g + G_MSG] = 0
         refs = w[g + R_REFS] - 1
         finished = w[self.base + M_FINISHED] + 1
         w[g + G_DECIDE] = finished << 32 | refs  # it never waits again: redo record of the two stores below
         w[g + G_STATUS] = status  # publishes
-        woken = waitq.decide_all(w, g + G_JOINQ, OUT_OK | self.slot << 32)
+        woken = waitq.decide_all(w, g + G_JOINQ, self.decides) if w[g + G_JOINQ] else ()
         w[g + R_REFS] = refs
         w[self.base + M_FINISHED] = finished
         if kept:
             w[g + G_CODE] &= ~G_RETRY  # it is ours to free; before, the reaper would have it freed with the last handle
-        self.leave(lock)
+        lock.release()
+        w[ph] = 0
         if kept:
             free_retry_record(self, kept)
         for waiter in woken:
@@ -625,7 +651,8 @@ class WorkerM(M):
         if exc is not None and (not held or not refs) and not quiet:
             panics.panic(self, g, exc, text)
         if not refs:
-            message.discard(self, hdr, body)
+            if hdr:
+                message.discard(self, hdr, body)
             w[g + R_GEN] += 1
             give(self, POOL_G, g)
 

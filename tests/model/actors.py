@@ -41,6 +41,7 @@ class Client(LoomThread):
         waitq.settle_sudog(peek, self.g)  # type: ignore[arg-type]
         self.caches[L.POOL_SUDOG] = [SUDOGS + L.SUDOG_WORDS * (16 * slot + i) for i in range(8)]
         self.caches[L.MIN_BLOCK_ORDER] = [BLOCKS + (1 << L.MIN_BLOCK_ORDER) * (8 * slot + i) for i in range(8)]
+        self.decides = L.OUT_OK | slot << 32
         self.process = SimpleNamespace(
             refs=SimpleNamespace(settle=lambda m: None), over=None, outsiders=SimpleNamespace(known={}, look=bool)
         )
