@@ -439,6 +439,8 @@ class WorkerM(M):
         """Take half of what another P has queued. Source: Go proc.go stealWork."""
         w = self.w
         mine = w[self.base + M_P] - 1
+        if mine < 0:  # taken since we became a searcher: nowhere to put what is stolen
+            return None
         procs = w[S_GOMAXPROCS]
         start = random.randrange(procs)
         for i in range(procs):

@@ -49,6 +49,7 @@ from mproc_go.shm.layout import (
 from mproc_go.shm.segment import Segment, set_death_signal, set_process_name
 from mproc_go.shm.thread import clear_slot
 from mproc_go.supervisor import control
+from mproc_go.supervisor.crashes import Crashes
 from mproc_go.supervisor.deadlock import Detector
 from mproc_go.supervisor.reaper import Reaper
 from mproc_go.supervisor.reception import Reception
@@ -194,14 +195,17 @@ class Supervisor:
         self.thread = SupervisorThread(segment, opened.locks(w), opened.notes, 0)
         self.reaper = Reaper(self.thread, opened, self.collect)
         self.detector = Detector(self.thread)
+        self.crashes = Crashes(self.thread)
         self.sysmon = Sysmon(self.thread, self.fork_worker)
         gc.collect()
         gc.freeze()  # what the workers share with us stays shared
 
     def fork_worker(self) -> bool:
-        """Start one more M; False if there are max_ms."""
+        """Start one more M, or leave it for a moment (crashes.py); False if there are max_ms."""
         if not self.free_slots or self.w[H_STOP]:
             return False
+        if not self.crashes.may_start():
+            return True
         slot = self.free_slots.pop()
         base = slot_base(slot)
         w = self.w
@@ -320,6 +324,7 @@ class Supervisor:
                 continue
             self.reaper.dead.add(slot)
             how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with status {code}"
+            self.crashes.lost(slot, code, how)
             self.unburied.append((slot, os_pid, how))
 
     def bury(self, slot: int, os_pid: int, how: str) -> None:

@@ -302,10 +302,6 @@ def stealing(world):
     return site.check
 
 
-@pytest.mark.xfail(
-    reason="WorkerM._steal, its P taken since it became a searcher, queues what it stole at P -1. Remove this mark once "
-    "it steals only with a P in hand (mine < 0: return None)."
-)
 def test_stealing_for_a_p_that_goes():
     """What was stolen is run, by somebody."""
     sample(stealing, 1, 600, stay=0.85)

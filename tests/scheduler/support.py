@@ -58,3 +58,7 @@ def in_state(state, count=1):
 
 def receive_all(ch: Chan, n):
     return [ch.recv(DEADLINE_S) for _ in range(n)]
+
+
+def end_worker():
+    os._exit(3)

@@ -1,0 +1,86 @@
+"""When one function kills its worker again and again: say so, and start new workers slower.
+
+A crash in C, or ``os._exit``, takes its worker along, and a new one costs a fork and the burial of the old. A program
+that starts such a goroutine in a loop, or again by ``retries``, would do nothing but fork. So once five were lost
+within two seconds while they ran the same function, there is a line on stderr, and new workers come one by one, with
+a pause, until that is over. Goroutines only wait longer; nothing is lost by it.
+
+Workers that were killed from outside (SIGKILL, SIGTERM) don't count: that says nothing about what they ran.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections import deque
+
+from mproc_go.shm.layout import BLOCK_DATA, CODES, CODES_ENTRY, G_CODE, M_RUNNING, WORD, slot_base
+from mproc_go.supervisor.thread import SupervisorThread
+
+# So many deaths of the same function within so many seconds are no accident.
+DEATHS = 5
+WITHIN_S = 2.0
+# Then a new worker is started this long after the one before, in seconds ...
+PAUSE_S = 0.2
+# ... until there was none for so long.
+OVER_S = 2.0
+# Said again only after this.
+SILENT_S = 30.0
+
+_FROM_OUTSIDE = (-signal.SIGKILL, -signal.SIGTERM)
+_BY_REFERENCE = b"R"  # Twin: codec/functions.py, which the supervisor must not import
+
+
+class Crashes:
+    """The deaths of one runtime's workers, as far as they may be their own doing."""
+
+    def __init__(self, t: SupervisorThread) -> None:
+        self.t = t
+        self._deaths: dict[int, deque[float]] = {}  # by number of the function
+        self._slow_until = 0.0
+        self._next_start = 0.0
+        self._silent_until = 0.0
+
+    def lost(self, slot: int, code: int, how: str) -> None:
+        """The worker of `slot`, not buried yet, ended with that code (negative: by a signal)."""
+        w = self.t.w
+        g = w[slot_base(slot) + M_RUNNING]
+        if not g or code in _FROM_OUTSIDE:
+            return
+        number = w[g + G_CODE] >> 8
+        now = time.monotonic()
+        deaths = self._deaths.setdefault(number, deque(maxlen=DEATHS))
+        deaths.append(now)
+        if len(deaths) < DEATHS or now - deaths[0] > WITHIN_S:
+            if now < self._slow_until:  # slower by now, because of us
+                self._slow_until = now + OVER_S
+            return
+        self._slow_until = now + OVER_S
+        if now >= self._silent_until:
+            self._silent_until = now + SILENT_S
+            os.write(
+                2,
+                f"mproc_go: {DEATHS} workers were lost within {WITHIN_S:.0f} s while they ran {self._name(number)}; "
+                f"the last one {how}. Until that is over new workers are started slower.\n".encode(errors="replace"),
+            )
+
+    def may_start(self) -> bool:
+        """Whether a new worker may be started now."""
+        now = time.monotonic()
+        if now < self._slow_until:
+            if now < self._next_start:
+                return False
+            self._next_start = now + PAUSE_S
+        return True
+
+    def _name(self, number: int) -> str:
+        """The function of that number, if it has a name that can be imported."""
+        t, w = self.t, self.t.w
+        if number:
+            block = w[CODES + CODES_ENTRY + number - 1]
+            start = (block + BLOCK_DATA + 1) * WORD
+            blob = bytes(t.mem[start : start + w[block + BLOCK_DATA]])
+            if blob.startswith(_BY_REFERENCE):
+                return blob.removeprefix(_BY_REFERENCE).decode(errors="replace")
+        return "the same function"
