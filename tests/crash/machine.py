@@ -151,6 +151,7 @@ class FakeM(Thread):
         self.process = _Process(machine, slot)
         self.process.tls.m = self
         self.g = 0
+        self.decides = L.OUT_OK | slot << 32
         self.delivered: list[int] = []
 
     def ready(self, g: int) -> None:
