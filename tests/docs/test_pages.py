@@ -24,11 +24,13 @@ def ids(paths):
 
 
 def find(name):
-    """The file a page means: from the project's folder, the package, or the examples."""
+    """The file a page means: from the project's folder, the package, or the examples; a bare name, wherever it is."""
     for folder in (ROOT, ROOT / "mproc_go", ROOT / "docs/examples"):
         if (folder / name).is_file():
             return folder / name
-    return next((path for path in (ROOT / "mproc_go").glob(f"*/{name}")), None) if "/" not in name else None
+    if "/" in name:
+        return None
+    return next((path for folder in ("mproc_go", "tests") for path in (ROOT / folder).glob(f"*/{name}")), None)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=ids(PAGES))
