@@ -43,6 +43,7 @@ from mproc_go.shm.layout import (
     KC_CLOSED,
     KIND_STRIPE,
     MAX_STRIPES,
+    MIN_BLOCK_ORDER,
     MIN_STRIPES,
     MP_N,
     MP_STRIPES,
@@ -75,6 +76,8 @@ _STRIPES_A_P = 4
 # Of a listing: what is read under one lock.
 _BATCH_ENTRIES = 64
 _BATCH_NODES = 256
+# Bytes of the smallest block.
+SMALLEST = ((1 << MIN_BLOCK_ORDER) - 1) * WORD
 
 # A message, packed.
 Message = tuple[int, Body]
@@ -182,7 +185,9 @@ class Striped(SharedHandle):
         hdr, body = packed or (0, b"")
         words = EN_KEY + (len(kb) + len(exact) + 7 >> 3)
         size = (words + 1 + (len(body) + 7 >> 3 if isinstance(body, bytes) else 1)) * WORD
-        e: int = take_block(m, size) + BLOCK_DATA
+        # Most fit the smallest block: no need to ask which.
+        block: int = take(m, MIN_BLOCK_ORDER) if size <= SMALLEST else take_block(m, size)
+        e = block + BLOCK_DATA
         w, mem = m.w, m.mem
         w[e + ND_HASH] = h
         w[e + EN_KEYLEN] = len(kb) | len(exact) << 32
@@ -501,7 +506,11 @@ def free_entry(m: M, e: int) -> None:
             message.discard(m, *message.fetch(w, m.mem, at))
     if state & EN_KEY_HANDLES:
         m.process.refs.release(m, keys.handles_of(table.key_of(w, m.mem, e)))
-    give_block(m, e - BLOCK_DATA, w[e + EN_SIZE])
+    size = w[e + EN_SIZE]
+    if size <= SMALLEST:
+        give(m, MIN_BLOCK_ORDER, e - BLOCK_DATA)
+    else:
+        give_block(m, e - BLOCK_DATA, size)
 
 
 _DIRECTORY_BYTES = (table.MAX_LEVEL + 1) * WORD

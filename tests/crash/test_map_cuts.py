@@ -200,7 +200,7 @@ def test_map_cut_anywhere(name, content):
 def test_several_changes_cut_anywhere(name):
     """Each of them is done or not; growth loses and doubles nothing."""
     content = {
-        i: i for i in range(40 if name == "shortcuts" else 17 if name == "grow" else 8 if name == "begin" else 12)
+        i: i for i in range(40 if name == "shortcuts" else 15 if name == "grow" else 4 if name == "begin" else 12)
     }
 
     def operate(machine, state):

@@ -59,6 +59,10 @@ SCENARIOS = [
         8,
         plain="one process, plain NumPy",
     ),
+    Scenario("maps_shared", "store and load one of 1,000 keys by turns", "us/operation", 1e6, 50_000, 5_000),
+    Scenario("maps_two", "the same in two processes at once", "us/operation", 1e6, 50_000, 5_000),
+    Scenario("maps_growth", "store and load one of many keys by turns", "us/operation", 1e6, 100_000, 5_000),
+    Scenario("maps_keyed", "keyed channel: 1,000 keys, nobody waits", "us/operation", 1e6, 50_000, 5_000, ratios=False),
     Scenario("cpu", "uneven CPU-bound tasks of 0.5 ms on average", "us/task", 1e6, 2_000, 400, plain="plain loop"),
 ]
 
@@ -79,7 +83,7 @@ def subject(
 
 def load() -> None:
     """Import every module that registers subjects."""
-    names = "channels mpmc pingpong hot spawn startup kills balance arrays cpu golang"
+    names = "channels mpmc pingpong hot spawn startup kills balance arrays maps cpu golang"
     for name in names.split():
         import_module(f"mproc_bench.{name}")
 
