@@ -81,6 +81,12 @@ PRINTS = {
         "the slow one was dropped after ['weather 0', 'weather 1', 'weather 2']",
     ],
     "rate_limiter": [f"served {list(range(10))}", "0 of 7 came before their token"],
+    "single_flight": [
+        "[0, 1, 4, 9] for 40 who asked; 4 fetched",
+        "10 were told: no luck with -3",
+        "the next one got 9 after 2 fetches",
+    ],
+    "word_count": ["all the same: True", "the most frequent: ban"],
     "worker_pool": [
         "job 0: no way down from 0",
         "2000 jobs; the longest way down is from 1161, in 181 steps",
