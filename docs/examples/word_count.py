@@ -16,7 +16,7 @@ from mproc_go import Chan, SharedMap, WaitGroup, go, gomaxprocs, run
 VOCABULARY = [f"{a}{b}{c}" for a in "bdfklmt" for b in "aeiou" for c in ("", "n", "r", "st")]
 
 
-def words(part, n):
+def words(part: int, n: int) -> list[str]:
     """One part of the text: some words are far more frequent than others."""
     rng = random.Random(part)
     return [VOCABULARY[int(rng.paretovariate(0.7)) % len(VOCABULARY)] for _ in range(n)]
@@ -25,13 +25,14 @@ def words(part, n):
 # ---- one map for all ----
 
 
-def count_in(totals, part, n):
+def count_in(totals: SharedMap[str, int], part: int, n: int) -> None:
     for word in words(part, n):
         totals.compute(word, lambda count: count + 1, default=0)  # nobody else changes this word meanwhile
 
 
-def shared(parts, n):
-    totals, group = SharedMap(), WaitGroup()
+def shared(parts: int, n: int) -> dict[str, int]:
+    totals: SharedMap[str, int] = SharedMap()
+    group = WaitGroup()
     for part in range(parts):
         group.go(count_in, totals, part, n)
     group.wait()
@@ -41,12 +42,13 @@ def shared(parts, n):
 # ---- a dict each ----
 
 
-def count(part, n, counts):
+def count(part: int, n: int, counts: Chan[Counter[str]]) -> None:
     counts.send(Counter(words(part, n)))
 
 
-def merged(parts, n):
-    counts, totals = Chan(parts), Counter()
+def merged(parts: int, n: int) -> dict[str, int]:
+    counts: Chan[Counter[str]] = Chan(parts)
+    totals: Counter[str] = Counter()
     for part in range(parts):
         go(count, part, n, counts)
     for _ in range(parts):
@@ -54,14 +56,14 @@ def merged(parts, n):
     return dict(totals)
 
 
-def plain(parts, n):
-    totals = Counter()
+def plain(parts: int, n: int) -> dict[str, int]:
+    totals: Counter[str] = Counter()
     for part in range(parts):
         totals.update(words(part, n))
     return dict(totals)
 
 
-def main(n):
+def main(n: int) -> None:
     parts = 2 * gomaxprocs()
     results = {}
     for way in (plain, shared, merged):
@@ -70,7 +72,7 @@ def main(n):
         if n > 1000:
             print(f"{way.__name__}: {time.perf_counter() - start:.2f} s")
     print("all the same:", results["plain"] == results["shared"] == results["merged"])
-    print("the most frequent:", *sorted(results["shared"], key=results["shared"].get)[-1:])
+    print("the most frequent:", *sorted(results["shared"], key=lambda word: results["shared"][word])[-1:])
 
 
 run(main, int(sys.argv[1]) if len(sys.argv) > 1 else 1000)

@@ -278,8 +278,7 @@ class SharedArray(SharedHandle):
         with_numpy = _numpy_is_installed()
         bounds = [n * i // chunks for i in range(chunks + 1)] if chunks else []
         started = deque(
-            start_quiet(_call, fn, self, start, stop, with_numpy)
-            for start, stop in itertools.pairwise(bounds)
+            start_quiet(_call, fn, self, start, stop, with_numpy) for start, stop in itertools.pairwise(bounds)
         )
         return _results(started)
 
@@ -346,4 +345,3 @@ def _shaped(flat: memoryview, shape: tuple[int, ...], item: dtypes.Item) -> memo
 
 
 register(SharedArray, free_memory)
-

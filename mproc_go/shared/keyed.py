@@ -12,7 +12,7 @@ from mproc_go.errors import ChanClosed
 from mproc_go.runtime import message
 from mproc_go.runtime.handle import register
 from mproc_go.runtime.park import park
-from mproc_go.runtime.process import M, deadline_of, seconds
+from mproc_go.runtime.process import M, deadline_of, seconds, whole
 from mproc_go.sched import states, waitq
 from mproc_go.shared import table
 from mproc_go.shared.striped import Striped, destroy, free_entry, unpin
@@ -59,6 +59,7 @@ class KeyedChan(Striped, Generic[K, V]):
     KIND = KIND_KEYED_CHAN
     _keyed = True
 
+    @whole
     def send(self, key: K, value: V) -> None:
         """Store the value of the key, instead of the one it had, and wake all who wait for that key. Blocks: never.
 
@@ -101,6 +102,7 @@ class KeyedChan(Striped, Generic[K, V]):
         if table.wants_to_grow(w, st):
             self._grow(m, i)
 
+    @whole
     def receive(self, key: K, timeout: float | None = None) -> V:
         """The value of the key, which stays there. Blocks the goroutine until somebody sent it.
 
@@ -129,20 +131,43 @@ class KeyedChan(Striped, Generic[K, V]):
         """Wait for a key, unless it came meanwhile."""
         deadline = None if timeout is None else deadline_of(timeout)
         self._hold(m, i)
-        w, st = m.w, self._stripes[i]
-        q = there = 0
-        new = take_block(m, WT_BYTES) + BLOCK_DATA
+        w, s = m.w, m.g + G_SUDOG
+        q = decision = 0
+        closed = False
         try:
-            blank = self._new(m, key, h, kb, None)
-        except BaseException:
-            give_block(m, new - BLOCK_DATA, WT_BYTES)
+            q, closed = self._join(m, key, i, h, kb)
+            if q:
+                decision = park(m, m.locks[self._numbers[i]], q, states.KEYED_RECEIVE, deadline)
+        except BaseException as error:
+            m.left(error)
+            self._stay_out(m, i, h, kb)
+            if q and w[m.g + G_DECIDE] & OUT_MASK == OUT_OK and w[s + SG_MSG] & NOT_PLAIN:
+                unpin(m, self._numbers[i], w[s + SG_MSG + 1])  # Ctrl-C in the moment it came
+            self._leave(m, i, h, kb)
             raise
+        if decision & OUT_MASK == OUT_OK:
+            if w[s + SG_MSG] & NOT_PLAIN:
+                return self._read_pinned(m, i, w[s + SG_MSG + 1])
+            return message.copy(m, *message.fetch(w, m.mem, s + SG_MSG))
+        if decision or closed:
+            raise ChanClosed(RECV_ON_CLOSED)
+        if not q:
+            return self.receive(key, timeout)  # type: ignore[arg-type]
+        self._leave(m, i, h, kb)
+        raise TimeoutError(f"keyed receive: nobody sent the key within {timeout} s")
+
+    def _join(self, m: M, key: object, i: int, h: int, kb: bytes) -> tuple[int, bool]:
+        """Enqueue for a key. Returns: the queue, or 0 where it is there or the channel closed; and whether it is."""
+        w, st = m.w, self._stripes[i]
+        q = 0
+        blank = self._new(m, key, h, kb, None)
+        new = take_block(m, WT_BYTES) + BLOCK_DATA
         unused, spare = new, blank
         lock = m.locks[self._numbers[i]]
         m.enter(lock)
-        closed = w[self._base + KC_CLOSED]
+        closed = bool(w[self._base + KC_CLOSED])
         before, e = table.find(w, m.mem, st, h, kb)
-        there = bool(e and w[e + EN_STATE] & EN_VALUE)
+        there = e and w[e + EN_STATE] & EN_VALUE
         if not there and not closed:
             if e:
                 wt = w[e + EN_WAIT]
@@ -158,28 +183,7 @@ class KeyedChan(Striped, Generic[K, V]):
             give_block(m, unused - BLOCK_DATA, WT_BYTES)
         if spare:
             free_entry(m, spare)
-        if there:
-            return self.receive(key, timeout)  # type: ignore[arg-type]
-        if closed:
-            raise ChanClosed(RECV_ON_CLOSED)
-        s = m.g + G_SUDOG
-        try:
-            decision = park(m, lock, q, states.KEYED_RECEIVE, deadline)
-        except BaseException:
-            if w[m.g + G_DECIDE] & OUT_MASK == OUT_OK:  # Ctrl-C in the moment it came
-                if w[s + SG_MSG] & NOT_PLAIN:
-                    unpin(m, self._numbers[i], w[s + SG_MSG + 1])
-            else:
-                self._leave(m, i, h, kb)
-            raise
-        if decision & OUT_MASK == OUT_OK:
-            if w[s + SG_MSG] & NOT_PLAIN:
-                return self._read_pinned(m, i, w[s + SG_MSG + 1])
-            return message.copy(m, *message.fetch(w, m.mem, s + SG_MSG))
-        if decision:
-            raise ChanClosed(RECV_ON_CLOSED)
-        self._leave(m, i, h, kb)
-        raise TimeoutError(f"keyed receive: nobody sent the key within {timeout} s")
+        return q, closed and not there
 
     def _leave(self, m: M, i: int, h: int, kb: bytes) -> None:
         """After we have stopped waiting for a key: remove what only stands for it, if nobody else waits."""
@@ -196,6 +200,7 @@ class KeyedChan(Striped, Generic[K, V]):
             give_block(m, wt - BLOCK_DATA, WT_BYTES)
             free_entry(m, e)
 
+    @whole
     def delete(self, key: K) -> None:
         """Remove the key, if it is there; who receives it from now on waits for the next send. Blocks: never."""
         m = self._m()
@@ -218,6 +223,7 @@ class KeyedChan(Striped, Generic[K, V]):
         """True from ``close()`` on."""
         return bool(self._m().w[self._base + KC_CLOSED])
 
+    @whole
     def close(self) -> None:
         """Close it: who waits for a key, now or later, and every later send, gets ChanClosed. Keys that are there stay.
 

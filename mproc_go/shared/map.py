@@ -12,7 +12,7 @@ from typing import Any, Generic, Self, TypeVar
 from mproc_go.codec import wire
 from mproc_go.runtime import message
 from mproc_go.runtime.handle import SharedHandle, register
-from mproc_go.runtime.process import M
+from mproc_go.runtime.process import M, whole
 from mproc_go.shared import keys, table
 from mproc_go.shared.keys import HASH_BITS
 from mproc_go.shared.striped import SMALLEST, Striped, destroy, free_entry, unpin
@@ -101,45 +101,49 @@ class SharedMap(Striped, MutableMapping[K, V], Generic[K, V]):
         mem = m.mem
         ph = m.ph
         lock = m.locks[self._numbers[i]]
-        w[ph] = lock.phase
-        if not lock.acquire(False):
-            lock.contended()
-        if w[lock.gen_word] != lock.gen:
-            lock = lock.renewed(w, ph)
-        prefix = h >> HASH_BITS - (level := w[st + ST_LEVEL])
-        if prefix:
-            n = (prefix & -prefix).bit_length()
-            before = w[w[st + ST_DIR] + level - n + 1] + (prefix >> n << 1)
-            e = w[before]
-            if not e:
-                before = table.start(w, st, h, level)
+        try:
+            w[ph] = lock.phase
+            if not lock.acquire(False):
+                lock.contended()
+            if w[lock.gen_word] != lock.gen:
+                lock = lock.renewed(w, ph)
+            prefix = h >> HASH_BITS - (level := w[st + ST_LEVEL])
+            if prefix:
+                n = (prefix & -prefix).bit_length()
+                before = w[w[st + ST_DIR] + level - n + 1] + (prefix >> n << 1)
                 e = w[before]
-        else:
-            before = st + ST_HEAD
-            e = w[before]
-        here = w[e + 1]
-        while here < h:
-            e = w[e]
+                if not e:
+                    before = table.start(w, st, h, level)
+                    e = w[before]
+            else:
+                before = st + ST_HEAD
+                e = w[before]
             here = w[e + 1]
-        at = (e + EN_KEY) * 8
-        if here != h or w[e + EN_KEYLEN] & 0xFFFFFFFF != len(kb) or mem[at : at + len(kb)] != kb:
-            e = table.find(w, mem, st, h, kb)[1] if here == h else 0  # another key of the same hash
-        if not e or not (state := w[e + EN_STATE]) & EN_VALUE:
+            while here < h:
+                e = w[e]
+                here = w[e + 1]
+            at = (e + EN_KEY) * 8
+            if here != h or w[e + EN_KEYLEN] & 0xFFFFFFFF != len(kb) or mem[at : at + len(kb)] != kb:
+                e = table.find(w, mem, st, h, kb)[1] if here == h else 0  # another key of the same hash
+            if not e or not (state := w[e + EN_STATE]) & EN_VALUE:
+                lock.release()
+                w[ph] = 0
+                return None, False
+            at = w[e + EN_AT]
+            hdr = w[at]
+            if hdr & NOT_PLAIN:
+                w[e + EN_STATE] = state + 1
+                lock.release()
+                w[ph] = 0
+                return self._read_pinned(m, i, e), True
+            at = at * 8 + 8
+            data = mem[at : at + (hdr & HDR_LEN_MASK)]
             lock.release()
             w[ph] = 0
-            return None, False
-        at = w[e + EN_AT]
-        hdr = w[at]
-        if hdr & NOT_PLAIN:
-            w[e + EN_STATE] = state + 1
-            lock.release()
-            w[ph] = 0
-            return self._read_pinned(m, i, e), True
-        at = at * 8 + 8
-        data = mem[at : at + (hdr & HDR_LEN_MASK)]
-        lock.release()
-        w[ph] = 0
-        return wire.decode(hdr, data), True
+            return wire.decode(hdr, data), True
+        except BaseException as error:
+            m.left(error)
+            raise
 
     def store(self, key: K, value: V) -> None:
         """Set the value of the key. Source: Go Map.Store."""
@@ -155,63 +159,68 @@ class SharedMap(Striped, MutableMapping[K, V], Generic[K, V]):
         w = m.w
         if w[H_STOP]:
             m.interrupted()
-        hdr, data = wire.encode(value)
-        length = len(kb)
-        kind = type(key)
-        if (
-            type(data) is bytes
-            and not hdr & HDR_HAS_HANDLES
-            and length + len(data) <= _SHORT
-            and (kind is int or kind is str)
-        ):
-            cache = m.caches[MIN_BLOCK_ORDER]
-            block = cache.pop() if cache else take(m, MIN_BLOCK_ORDER)
-            w[block] = m.live
-            e = block + 1
-            mem = m.mem
-            at = e + EN_KEY
-            mem[at * 8 : at * 8 + length] = kb
-            at += length + 7 >> 3
-            w[at] = hdr
-            w[e + EN_AT] = at
-            at = at * 8 + 8
-            mem[at : at + len(data)] = data
-            w[e + 1] = h
-            w[e + EN_KEYLEN] = length
-            w[e + EN_STATE] = EN_VALUE
-            w[e + EN_WAIT] = 0
-            w[e + EN_SIZE] = SMALLEST
-        else:
-            e = self._new(m, key, h, kb, message.stow(m, hdr, data))
-        ph = m.ph
-        lock = m.locks[self._numbers[i]]
-        w[ph] = lock.phase
-        if not lock.acquire(False):
-            lock.contended()
-        if w[lock.gen_word] != lock.gen:
-            lock = lock.renewed(w, ph)
-        before, old = table.find(w, m.mem, st, h, kb)
-        if not old:
-            table.insert(w, st, before, e)
-            lock.release()
-            w[ph] = 0
-            if table.wants_to_grow(w, st):
-                self._grow(m, i)
-        elif not w[old + EN_WAIT]:
-            w[e] = w[old]
-            w[before] = e  # publishes
-            state = w[old + EN_STATE]
-            if state & EN_PINS:
-                w[old + EN_STATE] = state | EN_RETIRED
-            lock.release()
-            w[ph] = 0
-            if not state & EN_PINS:
-                free_entry(m, old)
-        else:
-            lock.release()
-            w[ph] = 0
-            self._swap_slow(m, key, i, h, kb, e, False)
+        try:
+            hdr, data = wire.encode(value)
+            length = len(kb)
+            kind = type(key)
+            if (
+                type(data) is bytes
+                and not hdr & HDR_HAS_HANDLES
+                and length + len(data) <= _SHORT
+                and (kind is int or kind is str)
+            ):
+                cache = m.caches[MIN_BLOCK_ORDER]
+                block = cache.pop() if cache else take(m, MIN_BLOCK_ORDER)
+                w[block] = m.live
+                e = block + 1
+                mem = m.mem
+                at = e + EN_KEY
+                mem[at * 8 : at * 8 + length] = kb
+                at += length + 7 >> 3
+                w[at] = hdr
+                w[e + EN_AT] = at
+                at = at * 8 + 8
+                mem[at : at + len(data)] = data
+                w[e + 1] = h
+                w[e + EN_KEYLEN] = length
+                w[e + EN_STATE] = EN_VALUE
+                w[e + EN_WAIT] = 0
+                w[e + EN_SIZE] = SMALLEST
+            else:
+                e = self._new(m, key, h, kb, message.stow(m, hdr, data))
+            ph = m.ph
+            lock = m.locks[self._numbers[i]]
+            w[ph] = lock.phase
+            if not lock.acquire(False):
+                lock.contended()
+            if w[lock.gen_word] != lock.gen:
+                lock = lock.renewed(w, ph)
+            before, old = table.find(w, m.mem, st, h, kb)
+            if not old:
+                table.insert(w, st, before, e)
+                lock.release()
+                w[ph] = 0
+                if table.wants_to_grow(w, st):
+                    self._grow(m, i)
+            elif not w[old + EN_WAIT]:
+                w[e] = w[old]
+                w[before] = e  # publishes
+                state = w[old + EN_STATE]
+                if state & EN_PINS:
+                    w[old + EN_STATE] = state | EN_RETIRED
+                lock.release()
+                w[ph] = 0
+                if not state & EN_PINS:
+                    free_entry(m, old)
+            else:
+                lock.release()
+                w[ph] = 0
+                self._swap_slow(m, key, i, h, kb, e, False)
+        except BaseException as error:
+            m.left(error)
+            raise
 
+    @whole
     def swap(self, key: K, value: V) -> tuple[V | None, bool]:
         """Set the value of the key; return the old one and True, or ``(None, False)``. Source: Go Map.Swap."""
         m = self._m()
@@ -255,6 +264,7 @@ class SharedMap(Striped, MutableMapping[K, V], Generic[K, V]):
             free_entry(m, old)
         return None, False
 
+    @whole
     def load_or_store(self, key: K, value: V) -> tuple[V, bool]:
         """The value of the key and True; where there is none, `value` is stored and returned, with False.
 
@@ -298,16 +308,18 @@ class SharedMap(Striped, MutableMapping[K, V], Generic[K, V]):
     def _owned_value(self, m: M, i: int, wt: int, e: int) -> Any:
         """The value of a key that is ours alone; hands the key on."""
         try:
-            return message.copy(m, *message.fetch(m.w, m.mem, m.w[e + EN_AT]))
+            return self._value(m, e)
         finally:
             self._release(m, i, wt)
 
+    @whole
     def load_and_delete(self, key: K) -> tuple[V | None, bool]:
         """Remove the key; return its value and True, or ``(None, False)``. Source: Go Map.LoadAndDelete."""
         m = self._m()
         h, kb = self._keys.of(key)
         return self._delete(m, key, h, kb, True)
 
+    @whole
     def delete(self, key: K) -> None:
         """Remove the key, if it is there. Source: Go Map.Delete."""
         m = self._m()
@@ -363,8 +375,10 @@ class SharedMap(Striped, MutableMapping[K, V], Generic[K, V]):
         e = self._new(m, key, h, kb, self._pack(m, new))
         try:
             swapped = self._compare(m, key, h, kb, old, e)
-        except Exception:
-            free_entry(m, e)
+        except BaseException as error:
+            m.left(error)
+            if isinstance(error, Exception):
+                free_entry(m, e)
             raise
         if not swapped:
             free_entry(m, e)
@@ -411,9 +425,7 @@ class SharedMap(Striped, MutableMapping[K, V], Generic[K, V]):
         w = m.w
         was = w[wt + WT_ENTRY]
         try:
-            same = bool(
-                w[was + EN_STATE] & EN_VALUE and message.copy(m, *message.fetch(w, m.mem, w[was + EN_AT])) == old
-            )
+            same = bool(w[was + EN_STATE] & EN_VALUE and self._value(m, was) == old)
         except BaseException:
             self._release(m, i, wt)
             raise
@@ -449,7 +461,7 @@ class SharedMap(Striped, MutableMapping[K, V], Generic[K, V]):
         try:
             e = w[wt + WT_ENTRY]
             if w[e + EN_STATE] & EN_VALUE:
-                value = message.copy(m, *message.fetch(w, m.mem, w[e + EN_AT]))
+                value = self._value(m, e)
             elif default is _MISSING:
                 raise KeyError(key)
             else:
@@ -468,6 +480,7 @@ class SharedMap(Striped, MutableMapping[K, V], Generic[K, V]):
             if fn(key, value) is False:
                 return
 
+    @whole
     def clear(self) -> None:
         """Remove all keys that were there when it began. Source: Go Map.Clear.
 
@@ -497,6 +510,7 @@ class SharedMap(Striped, MutableMapping[K, V], Generic[K, V]):
     def __setitem__(self, key: K, value: V) -> None:
         self.store(key, value)
 
+    @whole
     def __delitem__(self, key: K) -> None:
         m = self._m()
         h, kb = self._keys.of(key)
@@ -528,6 +542,7 @@ class SharedMap(Striped, MutableMapping[K, V], Generic[K, V]):
             raise KeyError(key)
         return default
 
+    @whole
     def popitem(self) -> tuple[K, V]:
         """Remove some key and return it with its value.
 

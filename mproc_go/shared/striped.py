@@ -15,14 +15,14 @@ in the order they came, with no lock held in between.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from mproc_go.errors import SharedMemoryFull
 from mproc_go.runtime import message
 from mproc_go.runtime import process as rt
 from mproc_go.runtime.handle import SharedHandle, register
 from mproc_go.runtime.message import Body
-from mproc_go.runtime.process import M
+from mproc_go.runtime.process import M, whole
 from mproc_go.sched import repairs, states, waitq
 from mproc_go.shared import keys, table
 from mproc_go.shared.keys import Keys
@@ -39,6 +39,7 @@ from mproc_go.shm.layout import (
     EN_STATE,
     EN_VALUE,
     EN_WAIT,
+    G_SUDOG,
     H_STOP,
     KC_CLOSED,
     KIND_STRIPE,
@@ -131,6 +132,8 @@ class Striped(SharedHandle):
         self._bind(m, base, w[base + R_GEN])
 
     _keyed = False
+    # Wait records of keys that goroutines of this process may change alone just now.
+    _owned: ClassVar[set[int]] = set()
 
     def _bind(self, m: M, base: int, gen: int) -> None:
         super()._bind(m, base, gen)
@@ -166,6 +169,7 @@ class Striped(SharedHandle):
         w = self._m().w
         return sum(w[st + ST_COUNT] for st in self._stripes)
 
+    @whole
     def __contains__(self, key: object) -> bool:
         m = self._m()
         h, kb = self._keys.of(key)
@@ -206,6 +210,7 @@ class Striped(SharedHandle):
         w[e + EN_STATE] = state
         return e
 
+    @whole
     def _new(self, m: M, key: object, h: int, kb: bytes, packed: Message | None) -> int:
         """As :meth:`_build`, for a key as the caller gave it; the message is freed where there is no room."""
         try:
@@ -220,6 +225,7 @@ class Striped(SharedHandle):
                 message.discard(m, *packed)
             raise
 
+    @whole
     def _pack(self, m: M, value: object) -> Message:
         """The value as a message.
 
@@ -228,6 +234,7 @@ class Striped(SharedHandle):
         return message.pack(m, value)
 
     # ------------------------------------------------------------ reading
+    @whole
     def _read(self, m: M, i: int, h: int, kb: bytes) -> tuple[Any, bool]:
         """The value of a key, and whether it is there."""
         w = m.w
@@ -245,6 +252,7 @@ class Striped(SharedHandle):
         m.leave(lock)
         return self._read_pinned(m, i, e), True
 
+    @whole
     def _read_pinned(self, m: M, i: int, e: int) -> Any:
         """The value of an entry that we have a pin on; takes that off."""
         try:
@@ -252,6 +260,12 @@ class Striped(SharedHandle):
         finally:
             unpin(m, self._numbers[i], e)
 
+    @whole
+    def _value(self, m: M, e: int) -> Any:
+        """The value of an entry that cannot go meanwhile."""
+        return message.copy(m, *message.fetch(m.w, m.mem, m.w[e + EN_AT]))
+
+    @whole
     def _consume(self, m: M, i: int, e: int, ours: bool) -> Any:
         """The value of an entry that was retired, to be read; frees it. `ours`: as :func:`table.retire` said."""
         if not ours:
@@ -275,7 +289,42 @@ class Striped(SharedHandle):
             RuntimeError: it is this goroutine already.
             SharedMemoryFull: no room.
         """
-        self._hold(m, i)
+        try:
+            self._hold(m, i)
+            wt = self._claim(m, key, i, h, kb, create)
+        except BaseException as error:
+            m.left(error)
+            self._stay_out(m, i, h, kb)
+            raise
+        if wt < 0:
+            raise RuntimeError(
+                f"{type(self).__name__}: this goroutine is just computing the value of that key; "
+                "it can't change it otherwise meanwhile"
+            )
+        if wt:
+            self._owned.add(wt)
+        return wt
+
+    def _stay_out(self, m: M, i: int, h: int, kb: bytes) -> None:
+        """Leave the queue of a key, or hand it on: an exception came (Ctrl-C), and its caller knows nothing of that."""
+        w, st = m.w, self._stripes[i]
+        if w[H_STOP]:
+            return
+        lock = m.locks[self._numbers[i]]
+        m.enter(lock)
+        e = table.find(w, m.mem, st, h, kb)[1]
+        wt = w[e + EN_WAIT] if e else 0
+        ours = False
+        if wt:
+            if m.g + G_SUDOG in waitq.sudogs(w, wt + WT_QUEUE):
+                waitq.remove(w, wt + WT_QUEUE, m.g + G_SUDOG)
+            ours = w[wt + WT_OWNER] == m.g and wt not in self._owned
+        m.leave(lock)
+        if ours:
+            self._release(m, i, wt)
+
+    def _claim(self, m: M, key: object, i: int, h: int, kb: bytes, create: bool) -> int:
+        """As :meth:`_own`; -1 where this goroutine has it already."""
         w = m.w
         st = self._stripes[i]
         lock = m.locks[self._numbers[i]]
@@ -305,10 +354,7 @@ class Striped(SharedHandle):
                     blank = 0
                 m.leave(lock)
                 if mine:
-                    raise RuntimeError(
-                        f"{type(self).__name__}: this goroutine is just computing the value of that key; "
-                        "it can't change it otherwise meanwhile"
-                    )
+                    return -1
                 if q:
                     grants.wait(m, lock, q, states.MAP_COMPUTE, None, self._undo(i, wt))
                 if wt or not create:
@@ -326,12 +372,22 @@ class Striped(SharedHandle):
 
     def _release(self, m: M, i: int, wt: int) -> None:
         """Change nothing, and hand the key on."""
-        w, st = m.w, self._stripes[i]
+        w = m.w
+        self._owned.discard(wt)
         if w[H_STOP]:  # the program is over, and a lock may never come free
             return
+        e = w[wt + WT_ENTRY]
+        try:
+            self._hand_on(m, i, wt, e)
+        except BaseException as error:
+            m.left(error)
+            self._stay_out(m, i, w[e + ND_HASH], table.key_of(w, m.mem, e))
+            raise
+
+    def _hand_on(self, m: M, i: int, wt: int, e: int) -> None:
+        w, st = m.w, self._stripes[i]
         lock = m.locks[self._numbers[i]]
         m.enter(lock)
-        e = w[wt + WT_ENTRY]
         g = table.pass_on(w, wt, m.slot)
         if not g:
             table.detach(w, st, wt)
@@ -351,10 +407,20 @@ class Striped(SharedHandle):
             read: the caller wants to read the old value, if there is one.
         Returns: the old entry, which the caller consumes or frees, and whether it is its alone.
         """
+        w = m.w
+        self._owned.discard(wt)
+        old = w[wt + WT_ENTRY]
+        try:
+            return old, self._put(m, i, wt, old, e, read)
+        except BaseException as error:
+            m.left(error)
+            self._stay_out(m, i, w[old + ND_HASH], table.key_of(w, m.mem, old))
+            raise
+
+    def _put(self, m: M, i: int, wt: int, old: int, e: int, read: bool) -> bool:
         w, st = m.w, self._stripes[i]
         lock = m.locks[self._numbers[i]]
         m.enter(lock)
-        old = w[wt + WT_ENTRY]
         before = table.before_entry(w, st, old)
         waited_for = w[wt + WT_QUEUE]
         blank = not w[e + EN_STATE] & EN_VALUE
@@ -376,9 +442,10 @@ class Striped(SharedHandle):
             if blank:
                 free_entry(m, e)
         self._grow(m, i)
-        return old, ours
+        return ours
 
     # ------------------------------------------------------------ growing and listing
+    @whole
     def _grow(self, m: M, i: int) -> None:
         """Add buckets if there are too few for the keys."""
         w, st = m.w, self._stripes[i]
@@ -410,6 +477,7 @@ class Striped(SharedHandle):
             if directory:
                 give_block(m, directory - BLOCK_DATA, _DIRECTORY_BYTES)
 
+    @whole
     def _batch(self, m: M, i: int, after: int, most: int) -> tuple[list[tuple[int, bytes, bytes, int, Body]], int]:
         """The next entries with a value behind hash `after`, `most` at the most, but all of one hash.
 
@@ -455,6 +523,7 @@ class Striped(SharedHandle):
                     if pair is not None:
                         yield pair
 
+    @whole
     def _pair(self, m: M, i: int, h: int, kb: bytes, with_value: bool) -> tuple[Any, Any] | None:
         """A key and its value, None where it is gone."""
         w = m.w

@@ -244,6 +244,26 @@ def test_several_changes_cut_anywhere(name):
         state.usable()
 
 
+def test_replacing_what_is_read_cut_anywhere():
+    """Its reader has it whole, and frees it."""
+
+    def build(machine):
+        state = State(machine, {"a": LONG})
+        h, kb = state.there._keys.of("a")
+        state.e = table.find(state.w, state.living.mem, state.st, h, kb)[1]
+        state.w[state.e + L.EN_STATE] += 1
+        return state
+
+    for _machine, state, n, died in cuts(build, lambda machine, state: state.here.store("a", 5)):
+        state.recover()
+        state.check()
+        now = state.content()
+        assert now in (({"a": LONG}, {"a": 5}) if died else ({"a": 5},)), f"cut at store {n}"
+        assert state.there._read_pinned(state.living, 0, state.e) == LONG
+        assert state.content() == now
+        state.usable()
+
+
 def finish_computing(state, wt):
     h, kb = state.here._keys.of("a")
     e = state.here._new(state.dying, "a", h, kb, state.here._pack(state.dying, "new"))
