@@ -1,7 +1,8 @@
 """Programs that attach and die: for each line ``n operation`` on stdin a child joins runtime ``one``, does it, leaves.
 
-The child kills itself at its n-th store to shared memory, counted from the moment it has the memory. Answers "died",
-"survived", or what went wrong. Run as a program: it forks, so it must have one thread.
+The child kills itself at its n-th store to shared memory, counted from when it has joined; "nothing" counts from the
+moment it has the memory. Answers "died", "survived", or what went wrong. Run as a program: it forks, so it must have one
+thread.
 """
 
 from __future__ import annotations
@@ -12,16 +13,15 @@ import sys
 import traceback
 
 from mproc_go import Chan, SharedMap, attach, go, select
+from mproc_go.runtime import process as rt
 from mproc_go.shm.segment import Segment
-
-END = "end of the operation"
 
 
 class KilledAt:
-    """The words of a process that dies at its n-th store."""
+    """The words of a process that dies at its n-th store once it counts them."""
 
-    def __init__(self, w, n):
-        self.w, self.left = w, n
+    def __init__(self, w, n, counts):
+        self.w, self.left, self.counts = w, n, counts
 
     def __getitem__(self, index):
         return self.w[index]
@@ -30,9 +30,9 @@ class KilledAt:
         return len(self.w)
 
     def __setitem__(self, index, value):
-        if not self.left:
+        if self.counts and not self.left:
             os.kill(os.getpid(), signal.SIGKILL)
-        self.left -= 1
+        self.left -= self.counts
         self.w[index] = value
 
 
@@ -99,11 +99,12 @@ def life(n, operation):
 
     def dying(fd):
         segment = join(fd)
-        segment.w = KilledAt(segment.w, n)
+        segment.w = KilledAt(segment.w, n, operation is nothing)
         return segment
 
     Segment.join = staticmethod(dying)
     with attach("one"):
+        rt.process.segment.w.counts = True
         operation()
 
 
