@@ -31,7 +31,7 @@ from tests.attach.support import DEADLINE_S, until
 from tests.lifecycle.support import Program
 
 WAITS = """
-import sys, threading
+import asyncio, sys, threading
 from mproc_go import Chan, SharedMap, attach, go, select, sleep
 def in_threads(wait):
     threads = [threading.Thread(target=wait) for _ in range(5)]
@@ -39,6 +39,8 @@ def in_threads(wait):
         thread.start()
     for thread in threads:
         thread.join()
+async def in_tasks(wait):
+    await asyncio.gather(*(wait() for _ in range(100)))
 with attach("one"):
     thing = Chan(8, name="things").recv()
     gate = Chan(name="gate")
@@ -53,6 +55,8 @@ with attach("one"):
         "result": lambda: thing.result(),
         "sleep": lambda: sleep(1000),
         "threads": lambda: in_threads(thing.recv),
+        "tasks": lambda: asyncio.run(in_tasks(thing.arecv)),
+        "sending tasks": lambda: asyncio.run(in_tasks(lambda: thing.asend("from the dead"))),
     }
     ways[sys.argv[1]]()
 """
@@ -67,7 +71,7 @@ def waiting(one, count):
 
 def make(how):
     """A thing at which the program waits, and what to do with it afterwards: it works, and the dead gets nothing."""
-    if how in ("recv", "select", "threads"):
+    if how in ("recv", "select", "threads", "tasks"):
         ch = Chan()
 
         def after():
@@ -76,7 +80,7 @@ def make(how):
             assert got.result(DEADLINE_S) == "for the living"
 
         return ch, after
-    if how == "send":
+    if how in ("send", "sending tasks"):
         ch = Chan()
 
         def after():
@@ -128,7 +132,8 @@ def make(how):
 
 
 @pytest.mark.parametrize(
-    "how", ["recv", "send", "select", "lock", "rlock", "acquire", "wait", "result", "sleep", "threads"]
+    "how",
+    ["recv", "send", "select", "lock", "rlock", "acquire", "wait", "result", "sleep", "threads", "tasks", "sending tasks"],
 )
 def test_killed_while_it_waits(standing, tmp_path, how):
     """It leaves the queue: what it waited for goes to the living; its slots are free, and nobody is counted."""
@@ -140,7 +145,7 @@ def test_killed_while_it_waits(standing, tmp_path, how):
         Chan(8, name="things").send(thing)
         before = num_goroutine()
         with Program([sys.executable, script, how]) as program:
-            until(waiting(one, {"threads": 5, "result": 2}.get(how, 1)))
+            until(waiting(one, {"threads": 5, "result": 2, "tasks": 100, "sending tasks": 100}.get(how, 1)))
             program.popen.kill()
             program.popen.wait()
             until(lambda: one.stats()["clients"] == 1)
