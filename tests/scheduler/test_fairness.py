@@ -29,6 +29,7 @@ from mproc_go import (
     stacks,
     stats,
 )
+from tests.scheduler.support import until
 
 DEADLINE_S = 30
 
@@ -390,3 +391,25 @@ def test_a_panic_leaves_before_a_deadlock_is_seen():
 
     with pytest.raises(GoroutinePanic, match="ZeroDivisionError"):
         run(main)
+
+
+def nap(out, i):
+    begun = time.monotonic()
+    sleep(1 + i % 7 * 0.1)
+    out.send(time.monotonic() - begun >= 1 + i % 7 * 0.1)
+
+
+@pytest.mark.slow
+def test_very_many_sleepers():
+    """100,000 goroutines sleep at once, and each wakes, none early; nothing of them is left."""
+    n = 100_000
+    with Runtime(2):
+        out = Chan(n)
+        for i in range(n):
+            go(nap, out, i)
+        got = []
+        while len(got) < n:
+            got += out.recv_many(n)
+        assert all(got)
+        until(lambda: num_goroutine() == 1, "all of them over")
+        assert len(stats()["ms"]) == 2
