@@ -15,6 +15,7 @@ from mproc_go.runtime import message
 from mproc_go.sched import idle, runq, states
 from mproc_go.shm.layout import (
     BLOCK_DATA,
+    CODE_SHIFT,
     CODES,
     CODES_COUNT,
     CODES_ENTRY,
@@ -51,8 +52,7 @@ from mproc_go.shm.pool import give, give_block, take, take_block
 if TYPE_CHECKING:
     from mproc_go.runtime.process import M
 
-_CODE_SHIFT = 8
-_FLAGS = (1 << _CODE_SHIFT) - 1
+_FLAGS = (1 << CODE_SHIFT) - 1
 _RUNNABLE = states.RUNNABLE
 _RETRY_BYTES = 3 * WORD
 # What a result may take in the record of a goroutine that may run again: up to the word that says from where.
@@ -198,7 +198,7 @@ def spawn(
     elif data:
         at = at * 8 + 8
         m.mem[at : at + len(data)] = data
-    w[g + G_CODE] = number << _CODE_SHIFT | flags
+    w[g + G_CODE] = number << CODE_SHIFT | flags
     goid = m.next_goid
     if goid == m.goid_end:
         goid = m.new_goid()
@@ -232,11 +232,11 @@ def args_of(m: M, g: int) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str
     w = m.w
     code = w[g + G_CODE]
     hdr = w[g + G_MSG]
-    if hdr == wire.H_NONE and code >> _CODE_SHIFT and not code & _FLAGS:
-        return m.process.codes.load(m, code >> _CODE_SHIFT), (), {}
+    if hdr == wire.H_NONE and code >> CODE_SHIFT and not code & _FLAGS:
+        return m.process.codes.load(m, code >> CODE_SHIFT), (), {}
     hdr, body = message.fetch(w, m.mem, g + G_MSG)
     value = message.copy(m, hdr, body) if code & G_RETRY else message.open_message(m, hdr, body)
-    number = code >> _CODE_SHIFT
+    number = code >> CODE_SHIFT
     if code & G_COUNTED:
         fn = m.process.codes.load(m, number) if number else value[3]
         return value[0], (fn, value[1], value[2]), {}

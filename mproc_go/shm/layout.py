@@ -169,6 +169,7 @@ P_DEAD: Final = 2  # index >= gomaxprocs
 # ---------------------------------------------------------------- code table; guard: L_CODES
 N_CODES: Final = 8192
 CODES_COUNT: Final = 0  # number of entries; publishes an entry. Read without the lock
+CODE_BY_NAME: Final = b"R"  # first byte of a blob that is no more than "module:name"
 CODES_ENTRY: Final = 1  # one word an entry: base of the block with the function's blob; never changes once published
 
 # ---------------------------------------------------------------- named channels; guard: L_NAMES
@@ -236,6 +237,7 @@ G_CLIENT_COUNT: Final = 31  # of a client's thread: M_SPAWNED of its slot once t
 G_WAITS_FOR: Final = 30  # while it waits for a goroutine's result: that goroutine; writer: the G; reader: reports
 G_WORDS: Final = 32
 
+CODE_SHIFT: Final = 8
 G_HAS_KWARGS: Final = 1
 G_RETRY: Final = 4  # run again if its worker dies: G_RETRY_RECORD holds the message, which is kept until it ends
 G_QUIET: Final = 8  # no panic if it fails and nobody holds the handle any more

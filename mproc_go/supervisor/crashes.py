@@ -15,7 +15,19 @@ import signal
 import time
 from collections import deque
 
-from mproc_go.shm.layout import BLOCK_DATA, CODES, CODES_ENTRY, G_CODE, M_RUNNING, WORD, slot_base
+from mproc_go.shm.layout import (
+    BLOCK_DATA,
+    CODE_BY_NAME,
+    CODE_SHIFT,
+    CODES,
+    CODES_COUNT,
+    CODES_ENTRY,
+    G_CODE,
+    M_RUNNING,
+    WORD,
+    slot_base,
+)
+from mproc_go.shm.thread import Thread
 from mproc_go.supervisor.thread import SupervisorThread
 
 # So many deaths of the same function within so many seconds are no accident.
@@ -29,7 +41,6 @@ OVER_S = 2.0
 SILENT_S = 30.0
 
 _FROM_OUTSIDE = (-signal.SIGKILL, -signal.SIGTERM)
-_BY_REFERENCE = b"R"  # Twin: codec/functions.py, which the supervisor must not import
 
 
 class Crashes:
@@ -48,7 +59,7 @@ class Crashes:
         g = w[slot_base(slot) + M_RUNNING]
         if not g or code in _FROM_OUTSIDE:
             return
-        number = w[g + G_CODE] >> 8
+        number = w[g + G_CODE] >> CODE_SHIFT
         now = time.monotonic()
         deaths = self._deaths.setdefault(number, deque(maxlen=DEATHS))
         deaths.append(now)
@@ -59,9 +70,10 @@ class Crashes:
         self._slow_until = now + OVER_S
         if now >= self._silent_until:
             self._silent_until = now + SILENT_S
+            name = function_name(self.t, number) or "the same function"
             os.write(
                 2,
-                f"mproc_go: {DEATHS} workers were lost within {WITHIN_S:.0f} s while they ran {self._name(number)}; "
+                f"mproc_go: {DEATHS} workers were lost within {WITHIN_S:.0f} s while they ran {name}; "
                 f"the last one {how}. Until that is over new workers are started slower.\n".encode(errors="replace"),
             )
 
@@ -74,13 +86,13 @@ class Crashes:
             self._next_start = now + PAUSE_S
         return True
 
-    def _name(self, number: int) -> str:
-        """The function of that number, if it has a name that can be imported."""
-        t, w = self.t, self.t.w
-        if number:
-            block = w[CODES + CODES_ENTRY + number - 1]
-            start = (block + BLOCK_DATA + 1) * WORD
-            blob = bytes(t.mem[start : start + w[block + BLOCK_DATA]])
-            if blob.startswith(_BY_REFERENCE):
-                return blob.removeprefix(_BY_REFERENCE).decode(errors="replace")
-        return "the same function"
+
+def function_name(t: Thread, number: int) -> str:
+    """The function of that number in the code table, "" if it has no name that can be imported."""
+    w = t.w
+    if not 0 < number <= w[CODES + CODES_COUNT]:
+        return ""
+    block = w[CODES + CODES_ENTRY + number - 1]
+    start = (block + BLOCK_DATA + 1) * WORD
+    blob = bytes(t.mem[start : start + w[block + BLOCK_DATA]])
+    return blob[1:].decode(errors="replace") if blob[:1] == CODE_BY_NAME else ""

@@ -48,7 +48,7 @@ from mproc_go.shm.layout import (
 )
 from mproc_go.shm.segment import Segment, set_death_signal, set_process_name
 from mproc_go.shm.thread import clear_slot
-from mproc_go.supervisor import control
+from mproc_go.supervisor import control, wreck
 from mproc_go.supervisor.crashes import Crashes
 from mproc_go.supervisor.deadlock import Detector
 from mproc_go.supervisor.reaper import Reaper
@@ -169,6 +169,7 @@ class Supervisor:
         self.max_ms: int = options["max_ms"]
         self.worker_main = worker_main
         self.workers: dict[int, tuple[int, int]] = {}
+        self.wrecks = wreck.Wrecks()
         self.poll = select.poll()
         self.free_slots = list(range(self.max_ms, 0, -1))
         self.unburied: list[tuple[int, int, str]] = []
@@ -215,6 +216,7 @@ class Supervisor:
         w[base + M_HOST] = slot
         w[base + M_KIND] = KIND_WORKER
         parent = os.getpid()
+        wreck_fd = self.wrecks.make(slot)
         os_pid = os.fork()
         if not os_pid:
             try:
@@ -225,8 +227,11 @@ class Supervisor:
                 set_death_signal(signal.SIGKILL, parent)
                 set_process_name(f"mproc-go m{slot}")
                 w[base + M_OS_PID] = os.getpid()
-                os.closerange(3, self.segment.fd)
-                os.closerange(self.segment.fd + 1, 1024)
+                first, second = sorted((self.segment.fd, wreck_fd))
+                os.closerange(3, first)
+                os.closerange(first + 1, second)
+                os.closerange(second + 1, 1024)
+                wreck.leave_in(wreck_fd)
                 self.worker_main(self.segment, self.doors, slot)
             except BaseException:
                 sys.excepthook(*sys.exc_info())
@@ -323,6 +328,7 @@ class Supervisor:
                 self.free_slots.append(slot)
                 continue
             self.reaper.dead.add(slot)
+            self.reaper.stacks[slot] = self.wrecks.stack(slot)
             how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with status {code}"
             self.crashes.lost(slot, code, how)
             self.unburied.append((slot, os_pid, how))

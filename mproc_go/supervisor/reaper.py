@@ -35,6 +35,7 @@ from mproc_go.shm import note, pool
 from mproc_go.shm.doors import Doors
 from mproc_go.shm.layout import (
     BLOCK_DATA,
+    CODE_SHIFT,
     G_CLIENT_COUNT,
     G_CODE,
     G_DECIDE,
@@ -104,6 +105,7 @@ from mproc_go.shm.layout import (
     pool_lock,
     slot_base,
 )
+from mproc_go.supervisor.crashes import function_name
 from mproc_go.supervisor.thread import SupervisorThread
 
 _PAUSE_S = 20e-6
@@ -118,6 +120,7 @@ class Reaper:
 
     Attributes:
         dead: slots whose process is gone and which are not buried yet.
+        stacks: by slot of the dead: the last stack of what ran there, as far as it is known.
         cut: slots of living threads that an exception cut off in the middle (M_CUT), and that wait for us.
     """
 
@@ -127,6 +130,7 @@ class Reaper:
         self.doors = doors
         self.dead: set[int] = set()
         self.cut: set[int] = set()
+        self.stacks: dict[int, str] = {}
         self._collect = collect
         self._woken: list[int] = []  # to be delivered at the end of the burial
         self._resting: list[tuple[float, int]] = []  # records of programs' threads: until when, oldest first
@@ -267,6 +271,7 @@ class Reaper:
             w[base + M_INBOX] = 0
             w[base + M_KIND] = KIND_FREE
             self.dead.discard(s)
+            self.stacks.pop(s, None)
         self._kick()
         return True
 
@@ -396,8 +401,11 @@ class Reaper:
                 continue
             text = f"goroutine {w[g + G_GOID]} was lost: {who} while it was {_state_text(w[g + G_STATUS])}"
             place = f"  in process {w[slot_base(w[g + G_M]) + M_OS_PID]} (M{w[g + G_M]})"
-            entry = f"{header(w[g + G_GOID], w[g + G_STATUS])}\n{place}\ncreated by goroutine {w[g + G_PARENT]}"
-            data = text.encode()
+            stack = self.stacks.get(w[g + G_M], "") if w[slot_base(w[g + G_M]) + M_RUNNING] == g else ""
+            maker = f"created by goroutine {w[g + G_PARENT]}"
+            entry = f"{header(w[g + G_GOID], w[g + G_STATUS])}\n{stack or place}\n{maker}"
+            name = function_name(t, w[g + G_CODE] >> CODE_SHIFT)
+            data = f"{text}{name and ', in ' + name.replace(':', '.')}\n{stack}{stack and chr(10)}{maker}".encode()
             block = pool.take_block(t, len(data))
             t.mem[(block + BLOCK_DATA) * WORD : (block + BLOCK_DATA) * WORD + len(data)] = data
             lock = t.locks[object_lock(g)]

@@ -74,7 +74,12 @@ def test_ways_to_die(runtime, way):
     queued = [go(add_one, i) for i in range(10)]
     with pytest.raises(WorkerLost, match=rf"goroutine {dying.id} was lost: worker \d+ \(M\d+\) {re.escape(text)}") as e:
         dying.result(DEADLINE_S)
-    assert "running" in str(e.value)
+    assert "running" in str(e.value) and str(e.value).endswith("created by goroutine 1")
+    assert "tests.kills.test_deaths.no_core" in str(e.value)  # what it ran, ...
+    if "SIGSEGV" in text or "SIGABRT" in text or "SIGBUS" in text:  # ... and where, if there is somebody left to tell
+        assert re.search(rf'File ".*test_deaths.py", line \d+ in {fn.__name__}', str(e.value)) or fn is signal.raise_signal
+        assert re.search(r'File ".*test_deaths.py", line \d+ in no_core', str(e.value))
+        assert "mproc_go/runtime" not in str(e.value)
     for i, handle in enumerate(queued):
         # Those that had started beside it are lost with it, the others run.
         with contextlib.suppress(WorkerLost):
