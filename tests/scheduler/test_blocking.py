@@ -99,8 +99,12 @@ def library_calls_inside():
     return blocking(call)
 
 
-def hold(i, gate_r):
-    os.read(gate_r, 1)
+def hold(i, gate):
+    fd = os.open(gate, os.O_RDONLY)
+    try:
+        os.read(fd, 1)
+    finally:
+        os.close(fd)
     return i
 
 
@@ -108,8 +112,11 @@ def many(n):
     """More calls than threads: all of them end, each with its own result."""
     r, w = os.pipe()
     results = Chan(n)
+    # Not the number: on a busy machine, a worker whose threads wait for the interpreter may be taken for blocked, and
+    # some of them start in another.
+    gate = f"/proc/{os.getpid()}/fd/{r}"
     for i in range(n):
-        go(call_and_tell, results, i, r)
+        go(call_and_tell, results, i, gate)
     os.write(w, b"x" * n)
     got = sorted(results.recv(DEADLINE_S) for _ in range(n))
     os.close(r)
@@ -117,14 +124,14 @@ def many(n):
     return got
 
 
-def call_and_tell(results, i, gate_r):
-    results.send(blocking(hold, i, gate_r))
+def call_and_tell(results, i, gate):
+    results.send(blocking(hold, i, gate))
 
 
 def test_more_calls_than_threads(one_p):
     """300 at once, where a worker keeps 128 threads."""
     assert go(many, 300).result(DEADLINE_S) == list(range(300))
-    assert len(stats()["ms"]) == 1
+    assert len(stats()["ms"]) <= 3  # threads, not workers
 
 
 def test_wait_reason(one_p):
