@@ -334,12 +334,13 @@ def test_a_signal_handler_that_raises_at_any_moment(seed):
         with Runtime(2):
             for _ in range(100):
                 try:
-                    signal.setitimer(signal.ITIMER_REAL, rnd.random() * 0.004 + 1e-6)
-                    use_everything(rnd)
+                    try:
+                        signal.setitimer(signal.ITIMER_REAL, rnd.random() * 0.004 + 1e-6)
+                        use_everything(rnd)
+                    finally:
+                        signal.setitimer(signal.ITIMER_REAL, 0)  # it may come in this very line
                 except Stop:
                     came += 1
-                finally:
-                    signal.setitimer(signal.ITIMER_REAL, 0)
                 ch, out = Chan(), Chan()
                 handle = go(echo, ch, out)
                 for i in range(5):
