@@ -9,8 +9,8 @@ lock. So a timer can be stopped or set to a later time from any process without 
 earlier time is simply looked at by the alarm of whoever did it. A record has a word for when it will be looked at next;
 an entry that does not agree with it is of no use any more, and entries don't keep their record alive.
 
-Limits: the entries of a process that dies are lost with it. A thread that computes in C without ever letting the
-interpreter go keeps its process's alarm waiting.
+Limits: the entries of a process that dies are lost with it; whoever sets the timer anew looks at it. A thread that
+computes in C without ever letting the interpreter go keeps its process's alarm waiting.
 
 Rejected: the heap in shared memory, fired by whoever is idle (nobody is, when it matters, and 100,000 timers would be
 sifted under a shared lock); a timer of the supervisor's (it runs no channel operations, by design).

@@ -7,7 +7,8 @@ What fires it is an alarm (alarm.py).
 The rules are Go's since 1.23: after ``stop`` or ``reset`` nothing can be received that was sent before; a timer nobody
 can reach is freed, also while it runs; who does not receive loses ticks, and never gets two for one.
 
-Invariant TM1: an armed timer is looked at no later than its deadline (TM_LOOK), by the alarm of some process.
+Invariant TM1: an armed timer is looked at no later than its deadline (TM_LOOK), by the alarm of some process. A worker
+that dies while it sets one may leave it looked at too late, or by nobody; whoever sets it next puts that right.
 
 Source: Go time/sleep.go, time/tick.go, runtime/time.go.
 """
@@ -34,14 +35,17 @@ from mproc_go.shm.layout import (
     KIND_CHAN,
     KIND_TICKER,
     KIND_TIMER,
+    M_OS_PID,
     O_KIND,
     R_GEN,
     R_REFS,
     TM_CALL,
     TM_DEADLINE,
     TM_LOOK,
+    TM_LOOKER,
     TM_PERIOD,
     object_lock,
+    slot_base,
 )
 
 _LOOK = 1
@@ -58,7 +62,7 @@ class _Clock(SharedHandle):
         channel: Chan[float] = Chan(1)
         m = rt.current()
         w, base = m.w, channel._base
-        w[base + TM_DEADLINE] = w[base + TM_PERIOD] = w[base + TM_LOOK] = 0
+        w[base + TM_DEADLINE] = w[base + TM_PERIOD] = w[base + TM_LOOK] = w[base + TM_LOOKER] = 0
         w[base + TM_CALL] = w[base + TM_CALL + 1] = 0
         m.process.refs.opened(m, base)
         self._bind(m, base, channel._gen)
@@ -84,7 +88,7 @@ class _Clock(SharedHandle):
         if w[H_STOP]:
             m.interrupted()
         m.enter(self._lock)
-        active, look = arm(w, base, when, period)
+        active, look = arm(w, base, when, period, w[slot_base(m.process.host) + M_OS_PID])
         m.leave(self._lock)
         if look:
             alarm.of(m).look_at(m, when, base, self._gen, _LOOK)
@@ -212,22 +216,24 @@ def after_func(seconds: float, fn: Callable[..., Any], /, *args: Any, **kwargs: 
 
 
 # ---------------------------------------------------------------- under the channel's lock
-def arm(w: Any, base: int, when: int, period: int) -> tuple[bool, bool]:
-    """Set the timer, 0 to stop it; return whether it was active, and whether an alarm must be told.
+def arm(w: Any, base: int, when: int, period: int, os_pid: int) -> tuple[bool, bool]:
+    """Set the timer, 0 to stop it; return whether it was active, and whether our alarm must be told.
 
-    What was sent and not received is taken back, and counts as active. Lock: the channel's.
+    What was sent and not received is taken back, and counts as active. Who sets it looks at it: the process whose alarm
+    was to look may be dead, and nobody would. `os_pid`: of this process. Lock: the channel's.
     """
     active = w[base + TM_DEADLINE] != 0
     if w[base + CH_HEAD] != w[base + CH_TAIL] and not w[base + CH_SENDQ]:
         w[base + CH_HEAD] = w[base + CH_TAIL]
         active = True
     w[base + TM_PERIOD] = period
-    look = bool(when) and not 0 < w[base + TM_LOOK] <= when
-    if look:
-        w[base + TM_LOOK] = when
     if w[base + TM_CALL + 1]:  # a call to come keeps its timer: nobody else may do so
         w[base + R_REFS] += bool(when) - (w[base + TM_DEADLINE] != 0)
     w[base + TM_DEADLINE] = when  # publishes
+    look = bool(when) and not (0 < w[base + TM_LOOK] <= when and w[base + TM_LOOKER] == os_pid)
+    if look:  # after the deadline: dead before it, the look that was to come still comes
+        w[base + TM_LOOKER] = os_pid
+        w[base + TM_LOOK] = when
     return active, look
 
 
@@ -256,6 +262,7 @@ def _look(m: M, base: int, gen: int, when: int) -> int:
         period = w[base + TM_PERIOD]
         w[base + TM_DEADLINE] = next_tick(due, period, now) if period and outcome != ops.CLOSED else 0
     again = w[base + TM_LOOK] = w[base + TM_DEADLINE]
+    w[base + TM_LOOKER] = w[slot_base(m.process.host) + M_OS_PID]
     m.leave(lock)
     if g:
         m.ready(g)

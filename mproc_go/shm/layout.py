@@ -317,6 +317,7 @@ TM_DEADLINE: Final = 25  # when it fires next (ns of the monotonic clock), 0 whi
 TM_PERIOD: Final = 26  # ns between ticks, 0 for a timer
 TM_LOOK: Final = 27  # when some process's alarm will look at this record, 0 if none will; never later than TM_DEADLINE
 TM_CALL: Final = 28  # message (header, then block): the call of a timer that has one instead of a channel; constant
+TM_LOOKER: Final = 30  # os_pid of the process whose alarm will; others do not rely on it, since it may be dead
 # context; guard: L_CONTEXT (links and state of all contexts)
 CX_STATE: Final = 9  # below; publishes a cancellation. Read without the lock: only ever leaves 0 once
 CX_ROLE: Final = 10  # below; constant

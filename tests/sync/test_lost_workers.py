@@ -8,7 +8,7 @@ import signal
 import pytest
 
 from mproc_go import AtomicInt, Chan, Once, RWMutex, Semaphore, Timer, WorkerLost, after, context, go
-from mproc_go.shm.layout import RW_WRITEQ, SM_WAITQ
+from mproc_go.shm.layout import RW_WRITEQ, SM_WAITQ, TM_LOOKER
 from tests.sync.support import DEADLINE_S, until_waiting
 
 pytestmark = pytest.mark.usefixtures("rt")
@@ -73,6 +73,26 @@ def test_its_timers_are_gone_but_are_nobodys_panic():
     timer.c.recv(DEADLINE_S)
     after(0.01).recv(DEADLINE_S)
     assert go(n.add, 1).result(DEADLINE_S) == 1
+
+
+def test_a_timer_that_the_dead_one_set_can_be_set_anew():
+    pids, hold = Chan(1), Chan()
+    timer = Timer(1000)
+
+    def reset():
+        timer.reset(500)
+        hold.send(None)
+        Chan().recv()
+
+    handle = go(announce, pids, reset)
+    hold.recv(DEADLINE_S)
+    os.kill(pids.recv(DEADLINE_S), signal.SIGKILL)
+    lost(handle)
+    assert timer.reset(600) is True  # later than the look that died with the worker
+    m = timer._m()
+    assert m.w[timer._base + TM_LOOKER] == os.getpid()
+    assert timer.reset(0.01) is True
+    timer.c.recv(DEADLINE_S)
 
 
 def test_a_canceller_dies_right_after():
