@@ -21,6 +21,8 @@ assert runtime and aside  # fixtures
 
 STEP = 7
 LONG_S = 1000.0
+# What is in the hands of the dead alone for a few stores stays allocated (docs/architecture.md, "Death of a worker").
+FEW = 20
 
 
 @pytest.fixture(params=["some", pytest.param("all", marks=pytest.mark.slow)])
@@ -187,7 +189,7 @@ def make_and_stop(kind):
 
 @pytest.mark.parametrize("kind", [Timer, Ticker])
 def test_killed_making_a_timer(runtime, stores, kind):
-    """It is freed; others are not touched."""
+    """It is freed, but for what one died with between a record's bit and its count; others are not touched."""
     timer = Timer(LONG_S)
     before = stats()["objects"].get("channels", 0)
 
@@ -199,7 +201,7 @@ def test_killed_making_a_timer(runtime, stores, kind):
 
     assert kill_everywhere(make_and_stop, _Check(prepare, check), **stores) > 4
     works(timer)
-    until(lambda: stats()["objects"].get("channels", 0) <= before, error="channels are left")
+    until(lambda: stats()["objects"].get("channels", 0) <= before + FEW, error="channels are left")
 
 
 def call_soon(out):
