@@ -99,8 +99,9 @@ class Attached:
             process.exporters = weakref.WeakValueDictionary()
             process.title = f"runtime {name!r}"
             process.supervisor_fd = fds[1]
+            watcher = process.watcher()
             for lock in process.locks:
-                lock.watch = process.check_supervisor
+                lock.watch = watcher
             process.codes = CodeTable(rt.current)
             process.tls.m = m = ClientM(process, packet["client"])
             process.threads.add(m)

@@ -169,8 +169,9 @@ class Runtime:
             process.supervisor_fd = fds[0]
             if self._options["name"]:
                 process.title = f"runtime {self._options['name']!r}"
+            watcher = process.watcher()
             for lock in process.locks:
-                lock.watch = process.check_supervisor
+                lock.watch = watcher
             process.codes = CodeTable(rt.current)
             process.tls.m = ClientM(process, packet["client"])
         except BaseException:

@@ -138,6 +138,17 @@ class Process:
                 self.over = f"the supervisor of {self.title} died; its goroutines are gone"
             raise NotRunning(self.over)
 
+    def watcher(self) -> Callable[[], None]:
+        """What the locks of this process call: :meth:`check_supervisor`, without keeping us, and the segment, alive."""
+        check = weakref.WeakMethod(self.check_supervisor)
+
+        def watch() -> None:
+            method = check()
+            if method is not None:
+                method()
+
+        return watch
+
 
 class M(Thread):
     """A thread of this runtime; the worker's runs goroutines, a client's only waits.

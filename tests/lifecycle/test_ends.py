@@ -381,3 +381,22 @@ print(run(main))
 def test_progs_exist():
     """The programs these tests run are there (a name that is wrong would otherwise look like an ended program)."""
     assert (PROGS / "lifecycle.py").exists()
+
+
+def test_a_closed_runtime_keeps_nothing_open(tmp_path):
+    """At once, not only when the garbage collector comes by: its memory is freed with it."""
+    code = """
+import gc, os
+from mproc_go import Runtime
+gc.disable()
+for _ in range(3):
+    with Runtime(1):
+        pass
+    print([target for fd in os.listdir("/proc/self/fd") if os.path.lexists(path := f"/proc/self/fd/{fd}")
+           and "mproc-go" in (target := os.readlink(path))])
+"""
+    script = tmp_path / "script.py"
+    script.write_text(code)
+    with Program([sys.executable, script]) as program:
+        outcome = program.end()
+    assert (outcome.status, outcome.out) == (0, "[]\n[]\n[]\n"), outcome
