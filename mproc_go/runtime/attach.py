@@ -30,10 +30,9 @@ from mproc_go.codec import byname
 from mproc_go.errors import NotRunning
 from mproc_go.runtime import boot, buffers, panics
 from mproc_go.runtime import process as rt
-from mproc_go.runtime.boot import CLOSE_S, START_S, new_client
+from mproc_go.runtime.boot import CLOSE_S, START_S
 from mproc_go.runtime.client import ClientM
 from mproc_go.runtime.process import M, Process
-from mproc_go.runtime.spawn import CodeTable
 from mproc_go.shm import names
 from mproc_go.shm.doors import Doors
 from mproc_go.shm.layout import KIND_FREE, M_ATTENTION, M_HOST, M_KIND, slot_base
@@ -95,16 +94,8 @@ class Attached:
                     f"runtime {name!r} can't be joined any more: a semaphore of it is gone from {names.SHM_FOLDER} "
                     f"({error}); did its user log out (RemoveIPC= of systemd-logind)? Start it again"
                 ) from error
-            process = Process(segment, locks, opened.notes, packet["client"], new_client)
+            process = boot.new_process(segment, locks, opened.notes, packet["client"], fds[1], name)
             process.exporters = weakref.WeakValueDictionary()
-            process.title = f"runtime {name!r}"
-            process.supervisor_fd = fds[1]
-            watcher = process.watcher()
-            for lock in process.locks:
-                lock.watch = watcher
-            process.codes = CodeTable(rt.current)
-            process.tls.m = m = ClientM(process, packet["client"])
-            process.threads.add(m)
         except BaseException:
             with contextlib.suppress(OSError):  # we touch nothing any more; refused if we had not come that far
                 control.send(self._sock, {"do": "detach"})

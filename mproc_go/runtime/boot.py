@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Final, NoReturn, ParamSpec, Self, TypeVar
 
@@ -31,8 +31,10 @@ from mproc_go.runtime.worker import WorkerM
 from mproc_go.sched import cpus
 from mproc_go.shm.doors import Doors
 from mproc_go.shm.layout import H_PREEMPT, MAX_PS, MAX_SLOTS
+from mproc_go.shm.lock import Lock
 from mproc_go.shm.names import check_name
 from mproc_go.shm.segment import Segment, default_limit_bytes
+from mproc_go.shm.sem import Semaphore
 from mproc_go.supervisor import control
 
 R = TypeVar("R")
@@ -165,15 +167,8 @@ class Runtime:
             segment = Segment.join(received[0])
             opened = Doors(packet["prefix"], packet["slots"])
             control.send(ours, {"do": "opened"})
-            process = Process(segment, opened.locks(segment.w), opened.notes, packet["client"], new_client)
-            process.supervisor_fd = fds[0]
-            if self._options["name"]:
-                process.title = f"runtime {self._options['name']!r}"
-            watcher = process.watcher()
-            for lock in process.locks:
-                lock.watch = watcher
-            process.codes = CodeTable(rt.current)
-            process.tls.m = ClientM(process, packet["client"])
+            locks = opened.locks(segment.w)
+            process = new_process(segment, locks, opened.notes, packet["client"], fds[0], self._options["name"])
         except BaseException:
             for end in (ours, theirs):
                 end.close()
@@ -388,6 +383,20 @@ class _SlotGuard:
 
 
 _registering = threading.Lock()
+
+
+def new_process(
+    segment: Segment, locks: Sequence[Lock], notes: Sequence[Semaphore], slot: int, supervisor_fd: int, name: str | None
+) -> Process:
+    """This process as a client of a runtime, the calling thread as its first M, in the host slot it was given."""
+    process = Process(segment, locks, notes, slot, new_client)
+    if name is not None:
+        process.title = f"runtime {name!r}"
+    process.watch_supervisor(supervisor_fd)
+    process.codes = CodeTable(rt.current)
+    process.tls.m = m = ClientM(process, slot)
+    process.threads.add(m)
+    return process
 
 
 def new_client(process: Process) -> M:

@@ -138,16 +138,22 @@ class Process:
                 self.over = f"the supervisor of {self.title} died; its goroutines are gone"
             raise NotRunning(self.over)
 
-    def watcher(self) -> Callable[[], None]:
-        """What the locks of this process call: :meth:`check_supervisor`, without keeping us, and the segment, alive."""
-        check = weakref.WeakMethod(self.check_supervisor)
+    def watch_supervisor(self, fd: int) -> None:
+        """From now on, who sleeps looks whether the supervisor lives; who waits at a lock does, too.
+
+        Args:
+            fd: its pidfd.
+        """
+        self.supervisor_fd = fd
+        check = weakref.WeakMethod(self.check_supervisor)  # the locks must not keep us, and the segment, alive
 
         def watch() -> None:
             method = check()
             if method is not None:
                 method()
 
-        return watch
+        for lock in self.locks:
+            lock.watch = watch
 
 
 class M(Thread):
