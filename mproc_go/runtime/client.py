@@ -26,14 +26,11 @@ from mproc_go.shm.layout import (
     H_MAX_MS,
     H_SLOTS,
     H_STOP,
-    KIND_CLIENT,
     KIND_FREE,
     KIND_WORKER,
-    L_SCHED,
     M_ATTENTION,
     M_DEADLINE,
     M_FINISHED,
-    M_HOST,
     M_KIND,
     M_OS_PID,
     M_REG_PHASE,
@@ -43,7 +40,7 @@ from mproc_go.shm.layout import (
     slot_base,
 )
 from mproc_go.shm.pool import flush_all, give, take
-from mproc_go.shm.thread import clear_slot
+from mproc_go.shm.thread import take_client_slot
 
 # Looks at its decision word before it sleeps: about 20 us, the price of sleeping and being woken.
 # scripts/bench pingpong_remote shows what it buys.
@@ -150,7 +147,7 @@ class ClientM(M):
         """The thread ends: give back its goroutine, its caches and its slot."""
         w = self.w
         if w[self.ph]:  # an exception ended it in the middle of something
-            self.left(RecursionError())
+            self.mended()
         note.awake(self)
         w[self.g + G_STATUS] = states.DONE
         give(self, POOL_G, self.g)
@@ -181,19 +178,7 @@ class Registrar(M):
             NotRunning: all are taken.
         """
         w = self.w
-        lock = self.locks[L_SCHED]
-        self.enter(lock)
-        found = 0
-        for slot in range(w[H_MAX_MS] + 1, w[H_SLOTS]):
-            if w[slot_base(slot) + M_KIND] == KIND_FREE:
-                found = slot
-                base = slot_base(slot)
-                clear_slot(w, slot)
-                w[base + M_HOST] = self.process.host
-                w[base + M_OS_PID] = os.getpid()
-                w[base + M_KIND] = KIND_CLIENT  # publishes
-                break
-        self.leave(lock)
+        found = take_client_slot(self, os.getpid(), self.process.host)
         if not found:
             raise NotRunning(
                 f"{w[H_SLOTS] - w[H_MAX_MS] - 1} threads use this runtime already, there is no room for one more; "

@@ -227,9 +227,12 @@ class M(Thread):
         operation was done is unknown, but it is done wholly or not at all.
         Blocks: up to a tick of the supervisor (20 ms); where there is no stack left to call anything, it spins.
         """
+        if self.w[self.ph] or not isinstance(error, _ON_PURPOSE) or isinstance(error, RecursionError):
+            self.mended()
+
+    def mended(self) -> None:
+        """Have the supervisor put right what was cut off here, and wait for that. Blocks: as :meth:`left`."""
         w = self.w
-        if not w[self.ph] and isinstance(error, _ON_PURPOSE) and not isinstance(error, RecursionError):
-            return
         process = self.process
         if self.slot == process.host:
             process.mending = True
@@ -272,7 +275,7 @@ class M(Thread):
             elif not ours:
                 return
             frame = frame.f_back  # type: ignore[assignment]
-        self.left(RecursionError())
+        self.mended()
 
     def detach(self) -> None:
         """This process is a fork of the one whose thread this was."""

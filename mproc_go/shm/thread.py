@@ -10,12 +10,20 @@ from collections.abc import Sequence
 from typing import Any
 
 from mproc_go.shm.layout import (
+    H_MAX_MS,
+    H_SLOTS,
+    KIND_CLIENT,
+    KIND_FREE,
+    L_SCHED,
     M_ATTENTION,
     M_CUT,
     M_DEADLINE,
     M_DUMP,
     M_EXTERNAL,
+    M_HOST,
     M_INBOX,
+    M_KIND,
+    M_OS_PID,
     M_P,
     M_PHASE,
     M_REPLIED,
@@ -107,10 +115,27 @@ class Thread:
     def held_already(self) -> None:
         """Called where a lock is about to be taken at a level at which this thread shows one already."""
 
-    @property
-    def in_critical_section(self) -> bool:
-        """Whether this thread may hold a lock: a finalizer that runs now must put its work off."""
-        return bool(self.w[self.ph])
+
+def take_client_slot(t: Thread, os_pid: int, host: int = 0) -> int:
+    """Take a free slot for a client's thread; `host`: slot of its process, 0 if this is the first.
+
+    Returns: the slot, or 0 if all are taken.     Blocks: for the scheduler's lock.
+    """
+    w = t.w
+    lock = t.locks[L_SCHED]
+    t.enter(lock)
+    found = 0
+    for slot in range(w[H_MAX_MS] + 1, w[H_SLOTS]):
+        base = slot_base(slot)
+        if w[base + M_KIND] == KIND_FREE:
+            found = slot
+            clear_slot(w, slot)
+            w[base + M_HOST] = host or slot
+            w[base + M_OS_PID] = os_pid
+            w[base + M_KIND] = KIND_CLIENT  # publishes
+            break
+    t.leave(lock)
+    return found
 
 
 assert MIN_BLOCK_ORDER > 2  # block pools are indexed by their order, behind the record pools

@@ -29,16 +29,9 @@ from mproc_go.shm.layout import (
     H_MAX_MS,
     H_SLOTS,
     H_STOP,
-    KIND_CLIENT,
-    KIND_FREE,
-    L_SCHED,
-    M_HOST,
-    M_KIND,
-    M_OS_PID,
-    slot_base,
 )
 from mproc_go.shm.names import Folder
-from mproc_go.shm.thread import clear_slot
+from mproc_go.shm.thread import take_client_slot
 from mproc_go.supervisor import control
 
 if TYPE_CHECKING:
@@ -274,7 +267,7 @@ class Reception:
         if supervisor.w[H_STOP]:
             raise ValueError(f"runtime {self.name!r} is ending")
         guest.pidfd = _pidfd(guest)
-        guest.slot = self._take_slot(guest.os_pid)
+        guest.slot = take_client_slot(supervisor.thread, guest.os_pid)
         if not guest.slot:
             os.close(guest.pidfd)
             guest.pidfd = -1
@@ -286,24 +279,6 @@ class Reception:
         opened = supervisor.doors
         answer = {"prefix": opened.prefix, "slots": len(opened.notes), "client": guest.slot, "path": self._path}
         return self._answer(guest, {**answer, "environment": sys.prefix}, (supervisor.segment.fd,))
-
-    def _take_slot(self, os_pid: int) -> int:
-        """A free client slot, made the host of that process; 0 if there is none. Twin: runtime/client.py Registrar."""
-        t, w = self._supervisor.thread, self._supervisor.w
-        lock = t.locks[L_SCHED]
-        t.enter(lock)
-        found = 0
-        for slot in range(w[H_MAX_MS] + 1, w[H_SLOTS]):
-            base = slot_base(slot)
-            if w[base + M_KIND] == KIND_FREE:
-                found = slot
-                clear_slot(w, slot)
-                w[base + M_HOST] = slot
-                w[base + M_OS_PID] = os_pid
-                w[base + M_KIND] = KIND_CLIENT  # publishes
-                break
-        t.leave(lock)
-        return found
 
 
 def _pidfd(guest: Guest) -> int:
