@@ -285,17 +285,9 @@ def _set(futures: Iterable[Future], decided: bool) -> None:
             future.set_result(decided)
 
 
-_making = threading.Lock()
-
-
 def of(m: M) -> Mailbox:
     """The mailbox of this process, for the runtime of `m`."""
-    mailbox: Mailbox | None = m.process.mailbox
-    if mailbox is None:
-        with _making:
-            mailbox = m.process.mailbox
-            if mailbox is None:
-                mailbox = m.process.mailbox = Mailbox()
+    mailbox: Mailbox = m.process.mailbox or m.process.helper("mailbox", Mailbox)
     return mailbox
 
 

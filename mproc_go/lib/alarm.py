@@ -199,15 +199,7 @@ class Alarm:
                     heapq.heappush(self._heap, (again, base, gen, kind))
 
 
-_making = threading.Lock()
-
-
 def of(m: M) -> Alarm:
     """The alarm of this process, for the runtime of `m`."""
-    alarm: Alarm | None = m.process.alarm
-    if alarm is None:
-        with _making:
-            alarm = m.process.alarm
-            if alarm is None:
-                alarm = m.process.alarm = Alarm()
+    alarm: Alarm = m.process.alarm or m.process.helper("alarm", Alarm)
     return alarm

@@ -9,6 +9,7 @@ Source: Go traceback.go goroutineheader.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable
 
@@ -42,6 +43,9 @@ from mproc_go.shm.layout import (
 )
 from mproc_go.shm.pool import give_block, records
 from mproc_go.shm.thread import Thread
+
+# The folder of this library: frames whose file is in it are ours, all others the user's.
+PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 # How long a worker may take to come to its bell, in seconds.
 REPLY_S = 0.5

@@ -28,6 +28,7 @@ from typing import Any, Final, NoReturn, Self
 
 from mproc_go.codec import byname
 from mproc_go.errors import NotRunning
+from mproc_go.observe.stacks import PACKAGE
 from mproc_go.runtime import boot, buffers, panics
 from mproc_go.runtime import process as rt
 from mproc_go.runtime.boot import CLOSE_S, START_S
@@ -39,7 +40,6 @@ from mproc_go.shm.layout import KIND_FREE, M_ATTENTION, M_HOST, M_KIND, slot_bas
 from mproc_go.shm.segment import Segment
 from mproc_go.supervisor import control
 
-_PACKAGE: Final = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _LOOK_S: Final = 0.002
 
 
@@ -202,7 +202,7 @@ def _come_out(process: Process, own: M | None) -> bool:
 def _is_inside(ident: int) -> bool:
     frame = sys._current_frames().get(ident)
     while frame is not None:
-        if frame.f_code.co_filename.startswith(_PACKAGE):
+        if frame.f_code.co_filename.startswith(PACKAGE):
             return True
         frame = frame.f_back
     return False

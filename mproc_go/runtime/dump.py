@@ -11,6 +11,7 @@ from typing import Any
 from mproc_go.errors import SharedMemoryFull
 from mproc_go.observe import stacks as eyes
 from mproc_go.observe import stats as figures
+from mproc_go.observe.stacks import PACKAGE
 from mproc_go.runtime import process as rt
 from mproc_go.runtime.client import ClientM
 from mproc_go.runtime.process import M
@@ -30,10 +31,9 @@ from mproc_go.shm.layout import (
 )
 from mproc_go.shm.pool import take_block
 
-_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _FOLDERS = ("chan", "lib", "runtime", "sched", "shared", "shm", "sync")
-_MACHINERY = tuple(_PACKAGE + folder + os.sep for folder in _FOLDERS)
-_RUN = os.path.join(_PACKAGE, "tools", "run.py")
+_MACHINERY = tuple(PACKAGE + folder + os.sep for folder in _FOLDERS)
+_RUN = os.path.join(PACKAGE, "tools", "run.py")
 # A reply longer than this is cut: a hundred thousand goroutines that all wait at one line say no more than a thousand.
 MAX_REPLY_BYTES = 8 << 20
 

@@ -103,6 +103,7 @@ class Process:
         self.report: str | None = None
         self.report_lock = threading.Lock()
         self._new_thread = new_thread
+        self._making = threading.Lock()
 
     def thread(self) -> M:
         """The M of the calling thread, made if it is new here.
@@ -121,6 +122,17 @@ class Process:
         self.tls.m = m
         self.threads.add(m)
         return m
+
+    def helper(self, attribute: str, make: Callable[[], Any]) -> Any:
+        """The one `alarm` or `mailbox` of this process, made by the thread that comes first."""
+        found = getattr(self, attribute)
+        if found is None:
+            with self._making:
+                found = getattr(self, attribute)
+                if found is None:
+                    found = make()
+                    setattr(self, attribute, found)
+        return found
 
     def supervisor_is_gone(self) -> bool:
         """Whether the supervisor died (or is so far in ending the runtime that it is gone)."""

@@ -9,7 +9,8 @@ import faulthandler
 import os
 import sys
 
-_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+from mproc_go.observe.stacks import PACKAGE
+
 _MAX_BYTES = 64 * 1024
 _WAS_ENABLED = faulthandler.is_enabled()
 
@@ -42,7 +43,7 @@ class Wrecks:
         if text and _WAS_ENABLED:  # who asked for it on stderr gets it there too
             sys.stderr.write(text)
             sys.stderr.flush()
-        frames = [line for line in text.splitlines() if line.startswith("  File ") and _PACKAGE not in line]
+        frames = [line for line in text.splitlines() if line.startswith("  File ") and PACKAGE not in line]
         return "\n".join(reversed(frames))
 
 

@@ -9,8 +9,9 @@ import time
 
 from mproc_go import gosched
 from mproc_go.runtime import process
-from mproc_go.shm.layout import CH_RECVQ, CH_SENDQ, POOL_G, POOL_SUDOG, R_HEAD, REC_LIVE, SG_LINK
+from mproc_go.shm.layout import POOL_G, POOL_SUDOG, R_HEAD, REC_LIVE
 from mproc_go.shm.pool import records
+from tests.contract.support import waiters
 
 DEADLINE_S = 60.0
 
@@ -33,20 +34,6 @@ def run_loop(coroutine):
             return await coroutine
 
     return asyncio.run(main())
-
-
-def waiters(ch):
-    """How many wait in (recv, send) on this channel; white box, to know that somebody blocks."""
-    m = ch._m()
-    counts = []
-    m.enter(ch._lock)
-    for q in (CH_RECVQ, CH_SENDQ):
-        n, s = 0, m.w[ch._base + q]
-        while s:
-            n, s = n + 1, m.w[s + SG_LINK]
-        counts.append(n)
-    m.leave(ch._lock)
-    return tuple(counts)
 
 
 def until_waiting(ch, receivers=0, senders=0):
