@@ -391,8 +391,8 @@ class WorkerM(M):
     # ------------------------------------------------------------ the hub
     def run(self) -> NoReturn:
         """Schedule for ever. Runs: in the main greenlet of the worker."""
-        self.w[self.tick_word] = 1  # we are here: the supervisor need not start another in our place
         idle.acquire_p(self)
+        self.w[self.tick_word] = 1  # we are here, with a P or asleep: no longer one that is just starting (sysmon.py)
         while True:
             fiber = self.find()
             self.cur = fiber

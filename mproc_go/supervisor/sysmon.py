@@ -135,10 +135,7 @@ class Sysmon:
                         os.kill(m.os_pid, PREEMPT_SIGNAL)
         w[H_NEED_M] = 0  # a hint: what counts is whether it is needed still
         if w[S_PIDLE] and idle.any_work(w):
-            if not self._sleepers():
-                self._one_more()
-            else:
-                self._rebalance()
+            self._rebalance()
         elif now - self.needed_at > SPARE_S:
             self._retire_spares()
             self.needed_at = now
@@ -167,14 +164,20 @@ class Sysmon:
             self._one_more()
 
     def _rebalance(self) -> None:
-        """Work is queued, a P is idle and an M sleeps: that is a moment's state, unless a wake-up was lost."""
+        """Work is queued and a P is idle. If an M sleeps that is a moment's state, unless a wake-up was lost; else one
+        more M is needed. Which of the two is told under the lock: whoever hands a P over takes the M off the list first.
+        """
         t = self.t
         lock = t.locks[L_SCHED]
-        if t.try_enter(lock):
-            woken = idle.rebalance(t)
-            t.leave(lock)
-            if woken:
-                note.wake(t, woken)
+        if not t.try_enter(lock):
+            return
+        needed = bool(t.w[S_PIDLE]) and not self._sleepers()
+        woken = 0 if needed else idle.rebalance(t)
+        t.leave(lock)
+        if needed:
+            self._one_more()
+        elif woken:
+            note.wake(t, woken)
 
     def _one_more(self) -> None:
         self.needed_at = time.monotonic()

@@ -5,11 +5,19 @@ from __future__ import annotations
 import pytest
 
 from mproc_go.shm import names
+from tests.attach.guard import guarding
 from tests.attach.support import Standing
 
 
+@pytest.fixture(scope="session")
+def guard(tmp_path_factory):
+    """No runtime outlives this process, whatever ends it."""
+    with guarding(tmp_path_factory.getbasetemp()):
+        yield
+
+
 @pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
+def folder(guard, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     return names.folder_path()
 

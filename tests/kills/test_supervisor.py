@@ -6,9 +6,10 @@ import pytest
 
 from mproc_go import Chan
 from mproc_go.chan import ops
-from mproc_go.sched import runq, states
+from mproc_go.sched import idle, runq, states
 from mproc_go.sched.deliver import deliver
 from mproc_go.shm import layout as L
+from mproc_go.supervisor.sysmon import Sysmon
 from tests.crash.burial import DEAD, LIVING, Grave
 
 
@@ -110,3 +111,20 @@ def test_a_delivery_that_a_dead_one_owes_to_another_dead(grave):
     w[L.slot_base(DEAD) + L.M_KIND] = L.KIND_WORKER  # the next one in that slot lives
     assert grave.reaper.bury(LIVING, 4712, "was killed")
     assert w[g + L.G_STATUS] & states.STATUS_MASK == states.FAILED
+
+
+def test_no_worker_is_missing_while_a_p_changes_hands(grave):
+    """Whoever hands a P to the last sleeper was stopped halfway: no P is without an M, so none is forked."""
+    m, w, forked = grave.client, grave.words, []
+    sysmon = Sysmon(grave.supervisor, lambda: forked.append(1))
+    idle.release_p(grave.living)
+    runq.put_global(m, [grave.victim])
+    m.enter(m.locks[L.L_SCHED])
+    idle._set_bit(w, L.S_MIDLE, LIVING, False)
+    sysmon.tick()
+    idle._set_bit(w, L.S_MIDLE, LIVING, True)
+    m.leave(m.locks[L.L_SCHED])
+    assert not forked and not w[grave.living.base + L.M_P]
+    sysmon.tick()
+    assert not forked and w[grave.living.base + L.M_P]
+    runq.get_global(m, 1)

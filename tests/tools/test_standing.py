@@ -14,9 +14,11 @@ import pytest
 
 from mproc_go import Chan, attach, go
 from mproc_go.shm import names
+from tests.attach.guard import guarding, standing_below
 from tests.attach.support import DEADLINE_S, until
 from tests.lifecycle.support import can_mount
 
+REPO = pathlib.Path(__file__).resolve().parents[2]
 MPROC_GO = [sys.executable, "-m", "mproc_go"]
 
 
@@ -40,8 +42,15 @@ def usage_error(*args, **kwargs):
     return done.stderr
 
 
+@pytest.fixture(scope="module")
+def guard(tmp_path_factory):
+    """No runtime outlives this process, whatever ends it."""
+    with guarding(tmp_path_factory.getbasetemp()):
+        yield
+
+
 @pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
+def folder(guard, tmp_path, monkeypatch):
     base = tmp_path / "run"
     base.mkdir()
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(base))
@@ -306,3 +315,25 @@ def test_doctor_with_few_descriptors():
     command = f"ulimit -n 100 && exec {sys.executable} -m mproc_go doctor"
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=90)
     assert done.returncode == 1 and "BAD   descriptors: 100" in done.stdout
+
+
+def test_a_test_process_that_is_killed_leaves_no_runtime(tmp_path):
+    """What watches over the runtimes of these tests ends them when nobody else can."""
+    code = """
+import os, signal, sys
+from mproc_go.runtime.boot import start_standing
+from tests.attach.guard import guarding
+with guarding(sys.argv[1]):
+    os_pid = start_standing("left", {"procs": 1})
+    os.kill(os_pid, signal.SIGSTOP)
+    print(os_pid, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    below = tmp_path / "below"
+    (below / "run").mkdir(parents=True)
+    env = {**os.environ, "XDG_RUNTIME_DIR": str(below / "run"), "PYTHONPATH": str(REPO)}
+    done = subprocess.run([sys.executable, "-c", code, str(below)], env=env, capture_output=True, text=True, timeout=90)
+    assert done.returncode == -signal.SIGKILL, done
+    until(lambda: not standing_below(below))
+    prefix = f"sem.mproc-go.{os.getuid()}.{int(done.stdout)}."
+    assert not [entry for entry in os.listdir("/dev/shm") if entry.startswith(prefix)]

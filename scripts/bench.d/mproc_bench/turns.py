@@ -1,7 +1,8 @@
 """One turn: one subject measured once, in a process of its own, which may crash or hang without taking the run along.
 
 Whatever the turn starts inherits MPROC_BENCH_TURN in its environment: so we know our own, end them by their id,
-and notice who is still there after the measuring process has gone. Names in /dev/shm carry the pid of who made them.
+and notice who is still there after the measuring process has gone. Names in /dev/shm carry the pid of who made them;
+the measuring process says which processes it started, since other programs of this machine leave names as well.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import tempfile
 import time
 import uuid
 from pathlib import Path
+from typing import Any
 
 __all__ = ["take_turn"]
 
@@ -27,6 +29,7 @@ GONE_S = 2.0  # what a turn started must be gone that soon after it
 def take_turn(scenario: str, name: str, n: int, timeout_s: float) -> dict[str, object]:
     """Measure; return {"seconds"} or {"error"}, with {"left"} if anything stayed behind. Blocks: timeout_s + 2 s."""
     turn, names_before = uuid.uuid4().hex, _names()
+    result: dict[str, Any] = {}
     command = [sys.executable, "-m", "mproc_bench.child", scenario, name, str(n)]
     # Files, not pipes: a process that stays behind would hold a pipe open, and us with it.
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
@@ -48,7 +51,8 @@ def take_turn(scenario: str, name: str, n: int, timeout_s: float) -> dict[str, o
             if child.poll() is None:  # a time-out or Ctrl-C: the others are seen to below
                 child.kill()
                 child.wait()
-            left = _end_those_left(turn) + _orphaned(_names() - names_before, child.pid)
+            makers = {child.pid, *result.pop("started", ())}
+            left = _end_those_left(turn) + _orphaned(_names() - names_before, makers)
     if left and "error" not in result:
         result["left"] = left
     return result
@@ -78,10 +82,10 @@ def _names() -> set[str]:
     return set(os.listdir("/dev/shm"))
 
 
-def _orphaned(names: set[str], since_pid: int) -> list[str]:
-    """The names made by processes of this turn, as far as can be told: a pid from then on, which is no more."""
-    gone = [name for name in names if any(p >= since_pid and not Path(f"/proc/{p}").exists() for p in _pids(name))]
-    return [f"/dev/shm/{name}" for name in sorted(gone)]
+def _orphaned(names: set[str], makers: set[int]) -> list[str]:
+    """The names made by processes of this turn that are no more."""
+    gone = {p for p in makers if not Path(f"/proc/{p}").exists()}
+    return [f"/dev/shm/{name}" for name in sorted(names) if gone.intersection(_pids(name))]
 
 
 def _pids(name: str) -> list[int]:
