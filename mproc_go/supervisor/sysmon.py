@@ -164,8 +164,8 @@ class Sysmon:
             self._one_more()
 
     def _rebalance(self) -> None:
-        """Work is queued and a P is idle. If an M sleeps that is a moment's state, unless a wake-up was lost; else one
-        more M is needed. Which of the two is told under the lock: whoever hands a P over takes the M off the list first.
+        """Work is queued and a P is idle. If an M sleeps, that is a moment's state, unless a wake-up was lost; else one
+        more M is needed. Told apart under the lock: whoever hands a P over takes the M off the list first.
         """
         t = self.t
         lock = t.locks[L_SCHED]

@@ -11,6 +11,8 @@ import time
 import pytest
 
 from mproc_go import Runtime, go, gosched, stats
+from mproc_go.runtime import process as rt
+from mproc_go.shm import layout as L
 from tests.scheduler.support import DEADLINE_S, add_one, compute, in_state, pid, spin_until_file, until
 
 
@@ -93,15 +95,23 @@ def test_no_more_compute_at_once_than_there_are_ps(procs):
         assert max_overlap(spans) <= procs
 
 
+def ps_of_ms():
+    """The Ps that Ms have, all at one moment."""
+    m = rt.current()
+    w, lock = m.w, m.locks[L.L_SCHED]
+    m.enter(lock)
+    ps = [w[L.slot_base(slot) + L.M_P] - 1 for slot in range(1, w[L.H_MAX_MS] + 1)]
+    m.leave(lock)
+    return [p for p in ps if p >= 0]
+
+
 def test_ps_have_one_m_each():
     """While Ms block and return, no P is shown at two Ms, and no more Ms than gomaxprocs have one."""
     with Runtime(2):
         handles = [go(time.sleep, 0.02 * (i % 5)) for i in range(60)]
         while not all(handle.done() for handle in handles):
-            ps = [m["p"] for m in stats()["ms"] if m["p"] is not None]
-            # The Ms are read one after the other: a P may have moved on meanwhile, but then to at most one more.
-            assert len(ps) <= 3
-            assert all(p < 2 for p in ps)
+            ps = ps_of_ms()
+            assert len(ps) == len(set(ps)) and set(ps) <= {0, 1}
         until(lambda: stats()["idle_ps"] == 2, "both Ps idle")
 
 
