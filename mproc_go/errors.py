@@ -9,6 +9,8 @@ Three exits, never mixed:
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import NoReturn
 
 __all__ = [
@@ -159,6 +161,19 @@ def ending_text(error: BaseException) -> str | None:
     if isinstance(error, WorkerLost) and error.goroutine_text:
         return f"panic: WorkerLost: {error}\n\n{error.goroutine_text}"
     return None
+
+
+def tell(text: str) -> None:
+    """Write a line to stderr, where there is one: a program may have none, or a terminal that is gone."""
+    try:
+        sys.stderr.flush()
+        if sys.stderr is sys.__stderr__:  # past its buffer, where what failed would stay for each fork to fail on again
+            os.write(2, f"{text}\n".encode(errors="backslashreplace"))
+        else:
+            sys.stderr.write(f"{text}\n")
+            sys.stderr.flush()
+    except Exception:  # None, closed, a pipe nobody reads, a full disk: nobody is left to be told
+        return
 
 
 def bug(what: str) -> NoReturn:

@@ -20,12 +20,12 @@ from __future__ import annotations
 
 import heapq
 import math
-import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable
 
+from mproc_go.errors import tell
 from mproc_go.runtime.process import M, Process
 from mproc_go.sched import states
 from mproc_go.shm import note
@@ -191,8 +191,7 @@ class Alarm:
             except Exception:
                 if w[H_STOP]:
                     return
-                traceback.print_exc()  # no room for a goroutine, say; the other timers go on
-                sys.stderr.flush()
+                tell(traceback.format_exc().rstrip())  # no room for a goroutine, say; the other timers go on
                 continue
             if again:
                 with self._lock:

@@ -74,6 +74,7 @@ class Attached:
         self._name = name
         self._owner = os.getpid()
         self._process: Process | None = None
+        boot.occupy_standard_streams()
         self._sock = connect(name)
         fds: list[int] = []
         try:

@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Final, NoReturn, ParamSpec, Self, TypeVar
 
-from mproc_go.errors import EXIT_PANIC, NotRunning, SharedMemoryFull, ending_text
+from mproc_go.errors import EXIT_PANIC, NotRunning, SharedMemoryFull, ending_text, tell
 from mproc_go.runtime import panics, preempt
 from mproc_go.runtime import process as rt
 from mproc_go.runtime.client import ClientM, Registrar
@@ -156,6 +156,7 @@ class Runtime:
 
     # ------------------------------------------------------------ the supervisor
     def _launch(self) -> None:
+        occupy_standard_streams()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         fds: list[int] = []
         try:
@@ -219,8 +220,7 @@ class Runtime:
     def _at_exit(self) -> None:
         error = self._end("the program is ending")
         if error is not None:
-            sys.stderr.write(f"{ending_text(error) or error}\n")
-            sys.stderr.flush()
+            tell(ending_text(error) or str(error))
             os._exit(EXIT_PANIC)  # an atexit function can't set the exit status otherwise
 
     def _kill(self) -> None:
@@ -274,6 +274,7 @@ def start_standing(name: str, options: dict[str, Any]) -> int:
     Blocks: until it runs.
     """
     checked = check_options({**options, "name": name})
+    occupy_standard_streams()
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours:
         with theirs:
@@ -290,18 +291,33 @@ def start_standing(name: str, options: dict[str, Any]) -> int:
     return os_pid
 
 
+def occupy_standard_streams() -> None:
+    """Open /dev/null at descriptors 0 to 2 where nothing is, in this process for good.
+
+    A program may be started with its stdout closed (``>&-``). Then the next descriptor opened would be number 1: our
+    memory or a socket, into which whatever prints writes. Source: Go runtime/fds_unix.go checkfds.
+    """
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # gets the lowest number that is free: this one
+
+
 def _spawn_supervisor(theirs: socket.socket) -> int:
     """Exec a clean interpreter with the socket as descriptor 3; return its os_pid."""
     if not sys.executable:
         raise OSError("sys.executable is empty: there is no interpreter to start the supervisor with")
     flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    # A number that is ours alone (the program opened a file while its stdout was closed) is none there, after the exec.
+    standard = [fd for fd in (1, 2) if os.get_inheritable(fd)]
     return os.posix_spawn(
         sys.executable,
         [sys.executable, *flags, "-c", _BOOTSTRAP],
         os.environ,
         file_actions=[
-            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
             (os.POSIX_SPAWN_DUP2, theirs.fileno(), 3),
+            *((os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in (0, 1, 2) if fd not in standard),
         ],
         setsigmask=[],
         setsigdef=[signal.SIGINT, signal.SIGTERM, signal.SIGCHLD, signal.SIGALRM, signal.SIGHUP],

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 import traceback
 from typing import TYPE_CHECKING
 
 from mproc_go.codec import wire
-from mproc_go.errors import Deadlock, GoroutinePanic, SharedMemoryFull, WorkerLost
+from mproc_go.errors import Deadlock, GoroutinePanic, SharedMemoryFull, WorkerLost, tell
 from mproc_go.runtime import message
 from mproc_go.shm import note
 from mproc_go.shm.layout import (
@@ -59,15 +58,13 @@ def panic(m: M, g: int, exc: BaseException, text: str) -> None:
     w = m.w
     goid = w[g + G_GOID]
     if w[H_ON_PANIC] == ON_PANIC_LOG:
-        sys.stderr.write(f"{GoroutinePanic(summary(exc), goid, text)}\n")
-        sys.stderr.flush()
+        tell(str(GoroutinePanic(summary(exc), goid, text)))
         return
     try:
         hdr, body = message.stow(m, *wire.encode_exception(exc, text), 0)
         record = take_block(m, _RECORD_BYTES)
     except SharedMemoryFull:
-        sys.stderr.write(f"{GoroutinePanic(summary(exc), goid, text)}\n")
-        sys.stderr.flush()
+        tell(str(GoroutinePanic(summary(exc), goid, text)))
         record = 0
     if record:
         w[record + BLOCK_DATA] = goid

@@ -36,7 +36,7 @@ from typing import Any, NoReturn
 from greenlet import getcurrent, greenlet
 
 from mproc_go.codec import wire
-from mproc_go.errors import EncodeError, bug
+from mproc_go.errors import EncodeError, bug, tell
 from mproc_go.runtime import dump, message, panics
 from mproc_go.runtime.outsiders import LOOK_S
 from mproc_go.runtime.process import CALLS_OUT, M, Process
@@ -285,8 +285,7 @@ class WorkerM(M):
         """In the place of :meth:`_pick`, once an exception cut that off in the middle (no stack was left, or a signal
         handler raised): nobody knows any more what is to run here. Dying lets the supervisor put it right.
         """
-        sys.stderr.write("mproc_go: an exception cut the scheduler of this worker off in the middle; it ends\n")
-        sys.stderr.flush()
+        tell("mproc_go: an exception cut the scheduler of this worker off in the middle; it ends")
         os._exit(70)
 
     def _unstarted(self, tick: int) -> int:
@@ -530,8 +529,7 @@ class WorkerM(M):
                 following.switch()
         except BaseException:
             # Nothing of the user's gets here: the goroutine's exceptions are caught where it runs.
-            traceback.print_exc()
-            sys.stderr.flush()
+            tell(traceback.format_exc().rstrip())
             os._exit(70)
 
     def _execute(self, fiber: Fiber, g: int) -> None:
@@ -574,7 +572,7 @@ class WorkerM(M):
         if isinstance(result, SystemExit):
             code = result.code if isinstance(result.code, int) else int(result.code is not None)
         elif status == states.FAILED:
-            sys.stderr.write(panics.traceback_text(result))
+            tell(panics.traceback_text(result).rstrip())
             code = 1
         for stream in (sys.stdout, sys.stderr):
             try:
@@ -592,8 +590,7 @@ class WorkerM(M):
         w = self.w
         if w[self.ph]:
             # An exception left a critical section: the lock has no holder any more. Dying frees it, and repairs.
-            sys.stderr.write(panics.traceback_text(result) if status == states.FAILED else "a lock was left taken\n")
-            sys.stderr.flush()
+            tell(panics.traceback_text(result).rstrip() if status == states.FAILED else "a lock was left taken")
             os.abort()
         # Cost: 1.2 us where nobody holds a handle = 1 lock, 12 words
         held = w[g + R_REFS] > 1  # nobody can make a handle of it anew once there is none

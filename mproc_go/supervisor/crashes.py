@@ -10,11 +10,11 @@ Workers that were killed from outside (SIGKILL, SIGTERM) don't count: that says 
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from collections import deque
 
+from mproc_go.errors import tell
 from mproc_go.shm.layout import (
     BLOCK_DATA,
     CODE_BY_NAME,
@@ -24,6 +24,7 @@ from mproc_go.shm.layout import (
     CODES_ENTRY,
     G_CODE,
     M_RUNNING,
+    M_TICK,
     WORD,
     slot_base,
 )
@@ -56,10 +57,11 @@ class Crashes:
     def lost(self, slot: int, code: int, how: str) -> None:
         """The worker of `slot`, not buried yet, ended with that code (negative: by a signal)."""
         w = self.t.w
-        g = w[slot_base(slot) + M_RUNNING]
-        if not g or code in _FROM_OUTSIDE:
+        base = slot_base(slot)
+        g = w[base + M_RUNNING]
+        if code in _FROM_OUTSIDE or (not g and w[base + M_TICK]):
             return
-        number = w[g + G_CODE] >> CODE_SHIFT
+        number = w[g + G_CODE] >> CODE_SHIFT if g else 0  # 0: it could not even start
         now = time.monotonic()
         deaths = self._deaths.setdefault(number, deque(maxlen=DEATHS))
         deaths.append(now)
@@ -70,11 +72,10 @@ class Crashes:
         self._slow_until = now + OVER_S
         if now >= self._silent_until:
             self._silent_until = now + SILENT_S
-            name = function_name(self.t, number) or "the same function"
-            os.write(
-                2,
-                f"mproc_go: {DEATHS} workers were lost within {WITHIN_S:.0f} s while they ran {name}; "
-                f"the last one {how}. Until that is over new workers are started slower.\n".encode(errors="replace"),
+            doing = f"ran {function_name(self.t, number) or 'the same function'}" if number else "started"
+            tell(
+                f"mproc_go: {DEATHS} workers were lost within {WITHIN_S:.0f} s while they {doing}; "
+                f"the last one {how}. Until that is over new workers are started slower."
             )
 
     def may_start(self) -> bool:

@@ -16,12 +16,12 @@ import os
 import select
 import signal
 import socket
-import sys
 import time
+import traceback
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from mproc_go.errors import SharedMemoryFull
+from mproc_go.errors import SharedMemoryFull, tell
 from mproc_go.observe.stats import schedtrace_line
 from mproc_go.sched import idle
 from mproc_go.shm import doors, names, sem
@@ -115,14 +115,13 @@ def serve(owner: socket.socket, options: dict[str, Any], worker_main: WorkerMain
     except (BrokenPipeError, ConnectionResetError):  # the owner gave up while we were starting
         pass
     except BaseException:
-        sys.excepthook(*sys.exc_info())
+        tell(traceback.format_exc().rstrip())
     finally:
         doors.unlink_all(prefix, slots)
         for number, gen in opened.made if opened is not None else ():
             sem.unlink(doors.door_name(prefix, number, gen))
         if reception is not None:  # its log says why it ended, where nobody asked it to
             reception.close(keep_log=supervisor is not None and supervisor.failed)
-        sys.stderr.flush()
         os._exit(0)
 
 
@@ -133,6 +132,13 @@ def _refuse(owner: socket.socket, error: Exception, reception: Reception | None)
     with contextlib.suppress(OSError):  # it gave up already
         control.send(owner, {"error": str(error), "kind": type(error).__name__})
     os._exit(1)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # most real-time signals have none
+        return f"signal {number}"
 
 
 def _stand_alone(folder: names.Folder, name: str) -> None:
@@ -234,9 +240,8 @@ class Supervisor:
                 wreck.leave_in(wreck_fd)
                 self.worker_main(self.segment, self.doors, slot)
             except BaseException:
-                sys.excepthook(*sys.exc_info())
+                tell(traceback.format_exc().rstrip())
             finally:
-                sys.stderr.flush()
                 os._exit(70)
         try:
             fd = os.pidfd_open(os_pid)
@@ -305,8 +310,7 @@ class Supervisor:
         """Write the scheduler's line to stderr, every `schedtrace` milliseconds."""
         now = time.monotonic()
         line = schedtrace_line(self.w, int((now - self.started) * 1000))
-        sys.stderr.write(line + "\n")
-        sys.stderr.flush()
+        tell(line)
         self.trace_at = max(now, self.trace_at + self.trace_ms / 1000)
 
     def collect(self) -> None:
@@ -329,7 +333,7 @@ class Supervisor:
                 continue
             self.reaper.dead.add(slot)
             self.reaper.stacks[slot] = self.wrecks.stack(slot)
-            how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with status {code}"
+            how = f"was killed by {_signal_name(-code)}" if code < 0 else f"exited with status {code}"
             self.crashes.lost(slot, code, how)
             self.unburied.append((slot, os_pid, how))
 

@@ -23,10 +23,10 @@ Runs: the supervisor, one burial at a time.     Source: shared words and who may
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 
+from mproc_go.errors import tell
 from mproc_go.observe.stacks import header
 from mproc_go.sched import idle, repairs, runq, states, waitq
 from mproc_go.sched.deliver import deliver, in_inbox
@@ -423,8 +423,7 @@ class Reaper:
             if not held and not w[g + G_CODE] & G_QUIET:
                 panicked += 1
                 if w[H_ON_PANIC] == ON_PANIC_LOG:
-                    sys.stderr.write(f"panic: WorkerLost: {text}\n")
-                    sys.stderr.flush()
+                    tell(f"panic: WorkerLost: {text}")
                 else:
                     self._panic(f"{text}\n\n{entry}".encode())  # Twin: runtime/panics.py fatal
             if not refs:

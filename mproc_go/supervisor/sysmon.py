@@ -23,6 +23,7 @@ import signal
 import time
 from collections.abc import Callable
 
+from mproc_go.errors import tell
 from mproc_go.sched import idle
 from mproc_go.shm import note
 from mproc_go.shm.layout import (
@@ -188,10 +189,9 @@ class Sysmon:
             self.at_bound = False
         elif not self.at_bound:
             self.at_bound = True
-            os.write(
-                2,
-                b"mproc_go: every worker is blocked in a call, and there are max_ms of them; goroutines wait until one "
-                b"returns. Use blocking(fn), which takes a thread instead of a worker, or a larger max_ms.\n",
+            tell(
+                "mproc_go: every worker is blocked in a call, and there are max_ms of them; goroutines wait until one "
+                "returns. Use blocking(fn), which takes a thread instead of a worker, or a larger max_ms."
             )
 
     def _sleepers(self) -> bool:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import faulthandler
 import os
-import sys
 
+from mproc_go.errors import tell
 from mproc_go.observe.stacks import PACKAGE
 
 _MAX_BYTES = 64 * 1024
@@ -41,8 +41,7 @@ class Wrecks:
             return ""
         text = os.pread(fd, _MAX_BYTES, 0).decode(errors="replace")
         if text and _WAS_ENABLED:  # who asked for it on stderr gets it there too
-            sys.stderr.write(text)
-            sys.stderr.flush()
+            tell(text.rstrip("\n"))
         frames = [line for line in text.splitlines() if line.startswith("  File ") and PACKAGE not in line]
         return "\n".join(reversed(frames))
 

@@ -56,6 +56,9 @@ class Verbs(click.Group):
         self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any
     ) -> NoReturn:
         extra["standalone_mode"] = False
+        for name in ("stdout", "stderr"):
+            if getattr(sys, name) is None:  # closed by whoever started us: nobody wants to see it
+                setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - for good
         try:
             status = super().main(args, prog_name or "mproc-go", **extra)
             sys.stdout.flush()  # a reader that has gone (``| head``) shows here, and not as noise at exit

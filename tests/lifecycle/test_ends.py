@@ -355,6 +355,66 @@ else:
     assert outcome.out.startswith("line"), outcome
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_standard_streams_that_are_closed(tmp_path, closed):
+    """Who prints there, here or in a goroutine, writes nowhere: not into our memory, which had the number else."""
+    script, said = tmp_path / "a.py", tmp_path / "said"
+    script.write_text("""
+import os, sys
+from mproc_go import Chan, SharedMap, go, run
+def say(ch):
+    print("printed")
+    for fd in (1, 2):
+        os.write(fd, b"x" * 4096)
+    ch.send(1)
+def main():
+    m, ch = SharedMap(), Chan()
+    m["k"] = 1
+    for _ in range(3):
+        go(say, ch)
+        assert ch.recv() == 1
+    say(Chan(1))
+    assert m == {"k": 1}
+    open(sys.argv[1], "w").write("well")
+run(main)
+""")
+    with Program(["sh", "-c", f"{sys.executable} {script} {said} {closed}"]) as program:
+        outcome = program.end()
+    assert outcome.status == 0 and said.read_text() == "well", outcome
+
+
+def test_stderr_that_nobody_reads(tmp_path):
+    """A line of ours that can't be written ends nothing: neither the worker nor the supervisor that has to say it."""
+    code = """
+import os, signal, sys
+from mproc_go import Chan, Runtime, go, num_goroutine, sleep
+def fail():
+    raise ValueError
+def die():
+    os._exit(1)
+def waits(up, ch):
+    up.send(os.getpid())
+    ch.recv()
+reader, writer = os.pipe()
+os.dup2(writer, 2)
+os.close(writer)
+os.close(reader)
+with Runtime(2, on_panic="log"):
+    for fn in (fail, die) * 3:
+        go(fn)
+    while num_goroutine() > 1:
+        sleep(0.01)
+    up, ch = Chan(), Chan()
+    h = go(waits, up, ch)
+    os.kill(up.recv(), 40)  # a signal without a name
+    error = h.exception(30)
+    assert go(sum, [1, 2]).result(30) == 3
+    print(error)
+"""
+    outcome = run_code(tmp_path, code)
+    assert outcome.status == 0 and "was killed by signal 40" in outcome.out, outcome
+
+
 def test_stdin_is_the_main_programs(tmp_path):
     """Goroutines don't take the input of the program away."""
     code = """

@@ -113,6 +113,19 @@ def test_printable_text_steers_no_terminal():
     assert one_line(" a\n  b\r\nc ") == "a b c"
 
 
+@pytest.mark.parametrize("args", ["--version", "--help", "ps", "gc"])
+def test_output_that_nobody_takes(args, tmp_path):
+    """A closed stdout is as /dev/null; a full disk is one line and status 1."""
+    command = f"{sys.executable} -m mproc_go {args}"
+    environ = {**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)}
+    for closed in (">&-", ">&- 2>&-", "2>&-"):
+        done = subprocess.run(["sh", "-c", f"{command} {closed}"], capture_output=True, text=True, env=environ, timeout=50)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert bool(done.stdout) == (closed == "2>&-")
+    done = subprocess.run(["sh", "-c", f"{command} >/dev/full"], stderr=subprocess.PIPE, text=True, env=environ, timeout=50)
+    assert (done.returncode, done.stderr) == (1, "mproc-go: [Errno 28] No space left on device\n")
+
+
 # ---- run: a script as Python would run it ----
 
 SHOW = "import sys; print(__name__, sys.argv, sys.path[0])\n"
