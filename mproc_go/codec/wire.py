@@ -90,7 +90,7 @@ _K_EXCEPTION_HANDLES: Final = T_EXCEPTION | _HANDLES_BIT
 H_NONE: Final = T_NONE << TAG_SHIFT
 _H_FALSE: Final = T_FALSE << TAG_SHIFT
 _H_TRUE: Final = T_TRUE << TAG_SHIFT
-_H_INT: Final = T_INT << TAG_SHIFT | 8
+H_INT: Final = T_INT << TAG_SHIFT | 8
 _H_FLOAT: Final = T_FLOAT << TAG_SHIFT | 8
 _H_STR: Final = T_STR << TAG_SHIFT
 _H_BYTES: Final = T_BYTES << TAG_SHIFT
@@ -168,7 +168,7 @@ def encode(value: object) -> tuple[int, bytes | Pieces]:
     t = type(value)
     if t is int:
         try:
-            return _H_INT, _pack_int(value)
+            return H_INT, _pack_int(value)
         except _struct_error:
             pass  # beyond 64 bits
     elif t is str:

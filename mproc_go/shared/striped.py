@@ -95,12 +95,13 @@ class Stripe(SharedHandle):
 class Striped(SharedHandle):
     """A handle of a record with stripes."""
 
-    __slots__ = ("_held", "_keys", "_mask", "_numbers", "_stripes")
+    __slots__ = ("_held", "_keys", "_mask", "_number", "_numbers", "_stripes")
 
     _stripes: list[int]
     _numbers: list[int]  # of their locks
     _mask: int
     _keys: Keys
+    _number: Callable[[int], int]  # of it
     _held: dict[int, Stripe]
 
     def __init__(self) -> None:
@@ -147,6 +148,7 @@ class Striped(SharedHandle):
         if process.keys is None:
             process.keys = Keys(w)
         self._keys = process.keys
+        self._number = process.keys.number
 
     def _stripe_of(self, h: int) -> int:
         """Number of the stripe for keys of that hash: other bits than those that order them within it."""
@@ -204,6 +206,8 @@ class Striped(SharedHandle):
         if packed is not None:
             message.put(w, mem, e + words, hdr, body)
             state = EN_VALUE
+        else:
+            w[e + words] = 0  # no message
         if triples:
             state |= EN_KEY_HANDLES
             m.process.refs.retain(m, triples)
@@ -370,24 +374,26 @@ class Striped(SharedHandle):
         """What hands a key on that came together with an exception."""
         return lambda m, _: self._release(m, i, wt)
 
-    def _release(self, m: M, i: int, wt: int) -> None:
-        """Change nothing, and hand the key on."""
+    def _release(self, m: M, i: int, wt: int, number: int | None = None) -> None:
+        """Change nothing, or the whole number that its value is for another, and hand the key on."""
         w = m.w
         self._owned.discard(wt)
         if w[H_STOP]:  # the program is over, and a lock may never come free
             return
         e = w[wt + WT_ENTRY]
         try:
-            self._hand_on(m, i, wt, e)
+            self._hand_on(m, i, wt, e, number)
         except BaseException as error:
             m.left(error)
             self._stay_out(m, i, w[e + ND_HASH], table.key_of(w, m.mem, e))
             raise
 
-    def _hand_on(self, m: M, i: int, wt: int, e: int) -> None:
+    def _hand_on(self, m: M, i: int, wt: int, e: int, number: int | None) -> None:
         w, st = m.w, self._stripes[i]
         lock = m.locks[self._numbers[i]]
         m.enter(lock)
+        if number is not None:
+            w[w[e + EN_AT] + 1] = number  # publishes
         g = table.pass_on(w, wt, m.slot)
         if not g:
             table.detach(w, st, wt)
@@ -550,6 +556,20 @@ class Striped(SharedHandle):
             return f"<{name} {self._base:#x} of a runtime that is over>"
         closed = " closed" if w[self._base + KC_CLOSED] else ""
         return f"<{name} {self._base:#x}{closed} len={sum(w[st + ST_COUNT] for st in self._stripes)}>"
+
+
+def fill(w: Any, mem: Any, e: int, h: int, kb: bytes) -> int:
+    """As :meth:`Striped._build`, of the smallest block, with a value that the caller puts where this returns."""
+    w[e + ND_HASH] = h
+    w[e + EN_KEYLEN] = len(kb)
+    w[e + EN_STATE] = EN_VALUE
+    w[e + EN_WAIT] = 0
+    w[e + EN_SIZE] = SMALLEST
+    at = (e + EN_KEY) * WORD
+    mem[at : at + len(kb)] = kb
+    at = e + EN_KEY + (len(kb) + 7 >> 3)
+    w[e + EN_AT] = at
+    return at
 
 
 # ---------------------------------------------------------------- freeing

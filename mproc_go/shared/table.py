@@ -8,8 +8,10 @@ listing can go on at the hash where it left off, whatever grew meanwhile.
 (Shalev and Shavit reverse the bits of the hash, since their buckets are its low bits. Here they are its high bits, and
 what is reversed is where the shortcut of a bucket lies: those of level j are the prefixes of j bits that end in 1.)
 
-An entry never changes: a value is replaced by linking another entry in its place. Each change of the list is one store
-of a link. Where the number of keys changes with it, a redo record of three words says so beforehand.
+An entry never changes: a value is replaced by linking another entry in its place. (But for a whole number in the place
+of another: that is one word, stored where it lies. Who compares a value under no lock looks at it again.) Each change
+of the list is one store of a link. Where the number of keys changes with it, a redo record of three words says so
+beforehand.
 
 A key that somebody waits for, or changes alone (``SharedMap.compute``), has a *wait record*, named by its entry and in
 a list of the stripe. A key that is not there then has an entry without a value.
@@ -23,6 +25,7 @@ Invariants:
 
     operation                         publishes                     after it
     insert, replace, remove           the link before it            ST_COUNT; leaving of the wait record
+    a number for a number             the word that it is           hand the key on, if it was changed alone
     set a shortcut                    the link before it            -
     grow                              ST_LEVEL                      -
     begin to change alone             EN_WAIT, or the link          -

@@ -362,13 +362,14 @@ ST_SHORTCUT: Final = 1 << 62
 # A node of that list: an entry (a block), or a shortcut into the list (2 words in the directory, hash even).
 ND_LINK: Final = 0  # next node; publishes all that happens to entries. A shortcut's is 0 until it is in the list
 ND_HASH: Final = 1  # constant
-# entry: offsets from its block's payload. All constant once it is linked, but the link, EN_STATE and EN_WAIT
+# entry: offsets from its block's payload. All constant once it is linked, but the link, EN_STATE and EN_WAIT, and the
+# word of a message that is a whole number; guard of these: the lock of its stripe
 EN_KEYLEN: Final = 2  # bytes of the key in canonical form | bytes of its exact form, where that differs, << 32
 EN_STATE: Final = 3  # number of pins: goroutines that read it outside the lock | flags below
 EN_WAIT: Final = 4  # wait record of its key, or 0
 EN_AT: Final = 5  # where its message begins
 EN_SIZE: Final = 6  # bytes of the block
-EN_KEY: Final = 7  # the key, canonical form, then exact form; then the message
+EN_KEY: Final = 7  # the key, canonical form (of a number of 64 bits: 2 words), then exact form; then the message
 EN_PINS: Final = (1 << 32) - 1
 EN_VALUE: Final = 1 << 32  # it has a message: else it only stands for a key that somebody waits for, or will store
 EN_KEY_HANDLES: Final = 1 << 33  # there are handles in the key, counted like those of a message

@@ -148,6 +148,8 @@ OPERATIONS = {
     "store a long one": (lambda m: m.store("new", LONG), also(new=LONG)),
     "store a known key": (lambda m: m.store("a", LONG), also(a=LONG)),
     "store over a long one": (lambda m: m.store("b", 3), also(b=3)),
+    "store a number for a number": (lambda m: m.store("a", 7), also(a=7)),
+    "store a number with a number as key": (lambda m: m.store(5, 7), lambda d: d | {5: 7}),
     "load": (lambda m: m.load("a"), also()),
     "load a long one": (lambda m: m.load("b"), also()),
     "list": (lambda m: dict(m.items()), also()),

@@ -60,6 +60,43 @@ def test_values_come_back(whole, value):
     assert m.pop("k") == value and not m
 
 
+EDGES = [0, 1, -1, 2**63 - 1, 2**63, -(2**63), -(2**63) - 1, True, False, 1.0, 2.0**62, "", "s" * 60, None]
+
+
+def test_numbers_of_all_sizes_as_keys_and_values(whole):
+    """What is a word, what is not, and each in the place of the other: as in a dict."""
+    m = whole(SharedMap())
+    d = {}
+    for value in [*EDGES, *reversed(EDGES)]:
+        for key in EDGES:
+            m[key] = d[key] = value
+            assert m.load(key) == (value, True) and type(m[key]) is type(value), (key, value)
+        assert m == d
+        for key in EDGES:
+            assert m.compute(key, lambda was: was) == value and m.load_or_store(key, "x") == (value, True)
+        assert m == d and len(m) == len(d)
+    assert go(dict, m).result() == d
+
+
+def test_a_number_changed_while_it_is_compared(whole):
+    """Whoever compares finds what is there then, not what it had read."""
+    m = whole(SharedMap())
+
+    class Slow:
+        def __init__(self, change):
+            self.change = change
+
+        def __eq__(self, other):
+            change, self.change = self.change, lambda: None
+            change()
+            return other == 5
+
+    for change in (lambda: m.store("k", 6), lambda: m.compute("k", lambda v: v + 1)):
+        m["k"] = 5
+        assert not m.compare_and_swap("k", Slow(change), 9)
+        assert m["k"] == 6
+
+
 def test_what_is_read_is_a_copy(whole):
     """Changing it changes nothing in the map."""
     m = whole(SharedMap())
