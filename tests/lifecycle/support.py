@@ -70,13 +70,11 @@ class Program:
         """Every living process that has our mark."""
         found = []
         wanted = f"{MARK}={self.mark}".encode()
-        for process in psutil.process_iter():
+        for os_pid in sorted(int(entry) for entry in os.listdir("/proc") if entry.isdigit()):
             with contextlib.suppress(OSError, psutil.Error):
-                if (
-                    wanted in pathlib.Path(f"/proc/{process.pid}/environ").read_bytes().split(b"\0")
-                    and process.status() != psutil.STATUS_ZOMBIE
-                ):
-                    found.append(process)
+                # Of a process that has ended it is empty.
+                if wanted in pathlib.Path(f"/proc/{os_pid}/environ").read_bytes().split(b"\0"):
+                    found.append(psutil.Process(os_pid))
         return found
 
     def workers(self):

@@ -136,7 +136,7 @@ fds = None
 for i in range(int(sys.argv[1])):
     runtime = Runtime(1)
     try:
-        signal.setitimer(signal.ITIMER_REAL, 0.001 + i * 0.2 / int(sys.argv[1]))
+        signal.setitimer(signal.ITIMER_REAL, 0.001 + i * 0.15 / int(sys.argv[1]))
         runtime.start()
         signal.setitimer(signal.ITIMER_REAL, 0)
     except Stop:
@@ -154,7 +154,7 @@ with Runtime(1):
 """
     script = tmp_path / "script.py"
     script.write_text(code)
-    command = [sys.executable, script, "60"]
+    command = [sys.executable, script, "24"]
     env = {}
     if can_mount():  # then nobody else's names are there
         mount = 'mount -t tmpfs none /dev/shm && exec "$@"'
