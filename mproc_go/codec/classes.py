@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import types
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -45,8 +46,23 @@ def reduce_class(cls: type, reduced: tuple[Any, ...]) -> tuple[Any, ...]:
     Shape: reduced  (make, args, state, None, None, set_state), as ``reducer_override`` returns it
     """
     make, args, state, _, _, set_state = reduced
+    slots = vars(cls).get("__slots__")
+    if slots:
+        args = _with_slots(args, slots)
+        for name, value in list(state[0].items()):
+            if type(value) is types.MemberDescriptorType:  # of a private slot, which cloudpickle does not know by name
+                del state[0][name]
     version = _version(cls)
     return _make, (_ids[cls], make, args), (version, set_state, state), None, None, _set_state
+
+
+def _with_slots(args: tuple[Any, ...], slots: Any) -> tuple[Any, ...]:
+    """Have the class made with its slots: cloudpickle's has a ``__dict__`` instead, and its instances, sent back, would
+    not fit the class where it was defined.
+    """
+    slots = slots if isinstance(slots, str | dict) else tuple(slots)
+    # Of a class: its keywords; an enum has none.
+    return tuple({**arg, "__slots__": slots} if i == 3 and "__module__" in arg else arg for i, arg in enumerate(args))
 
 
 def reduce_packed(cls: type, pack: Callable[[type], tuple[bytes, list[type]] | None]) -> tuple[Any, ...] | None:

@@ -22,6 +22,8 @@ _WAY_OUT = {
 
 # A value of a million good parts and one bad must not take minutes to complain about.
 MAX_TRIALS = 10_000
+# Steps of the way to it that are shown; of a longer one the ends.
+_LONGEST_PATH = 12
 
 
 def describe(value: object, can_encode: Callable[[object], bool], why: str) -> str:
@@ -49,6 +51,8 @@ def describe(value: object, can_encode: Callable[[object], bool], why: str) -> s
         if trials < 0:
             break
     text = f"can't send a value of type '{type_name(type(here))}'"
+    if len(path) > _LONGEST_PATH:
+        path[_LONGEST_PATH // 2 : -_LONGEST_PATH // 2] = ["..."]
     if path:
         text += f" (found in {' -> '.join(path)})"
     way_out = _WAY_OUT.get(type(here))

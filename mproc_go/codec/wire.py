@@ -26,6 +26,7 @@ from __future__ import annotations
 import functools
 import importlib
 import marshal
+import operator
 import pickle
 import struct
 import sys
@@ -467,6 +468,8 @@ def _by_value_pickler() -> Any:
             if t is types.FunctionType or issubclass(t, type):
                 if byname.is_by_name(obj):
                     return NotImplemented
+                if t.__module__ == "_ctypes" and hasattr(obj, "_length_"):
+                    return operator.mul, (obj._type_, obj._length_)  # an array type is its item's times a number
                 _tell_cloudpickle(cloudpickle, getattr(obj, "__module__", None))
                 reduced = super().reducer_override(obj)
                 if type(reduced) is not tuple or len(reduced) != 6:

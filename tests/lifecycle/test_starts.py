@@ -390,7 +390,7 @@ print(got)
 
 # ------------------------------------------------------------ __main__, notebooks
 MAIN_CLASSES = """
-import dataclasses, enum, collections
+import ctypes, dataclasses, enum, collections
 from mproc_go import run, go, Chan
 class Cls:
     def __init__(self, v): self.v = v
@@ -406,6 +406,15 @@ class Sub(Cls):
 class Data:
     a: int
     b: list
+@dataclasses.dataclass(slots=True)
+class SlotData:
+    a: int
+class Slots:
+    __slots__ = ("a", "__b", "__weakref__")
+    def __init__(self, a): self.a = self.__b = a
+    def __eq__(self, o): return type(o) is Slots and (o.a, o.__b) == (self.a, self.__b)
+class OneSlot(Slots):
+    __slots__ = "c"
 class Color(enum.Enum):
     RED = 1
 NT = collections.namedtuple("NT", "x y")
@@ -423,7 +432,8 @@ def main():
     assert go(f, 1).result() == 6
     FACTOR = 5
     assert go(f, 1).result() == 10
-    for v, cls in ((Cls(1), Cls), (Sub(1), Sub), (Data(1, [2]), Data), (Color.RED, Color), (NT(1, 2), NT)):
+    for v, cls in ((Cls(1), Cls), (Sub(1), Sub), (Data(1, [2]), Data), (Color.RED, Color), (NT(1, 2), NT),
+                   (SlotData(1), SlotData), (Slots(1), Slots)):
         got = go(back, v).result()
         assert type(got) is cls, (type(got), cls)
         assert got == v or cls is Sub
@@ -436,6 +446,10 @@ def main():
             return v
         assert type(go(make).result()) is cls
     assert go(back, Color.RED).result() is Color.RED
+    for v in (Slots(1), SlotData(1), OneSlot(1)):
+        assert not go(hasattr, v, "__dict__").result()
+    assert list(go(back, (ctypes.c_int * 3)(1, 2, 3)).result()) == [1, 2, 3]
+    assert type(go(back, ctypes.create_string_buffer(b"abc")).result()) is ctypes.c_char * 4
     assert go(kinds, Sub(1)).result() == ("Sub", True, True)
     assert go(Cls(1).method, 2).result() == 3
     assert go(Sub(1).method, 2).result() == 103
