@@ -16,7 +16,7 @@ import math
 import operator
 import pickle
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mproc_go.runtime import process as rt
@@ -314,6 +314,8 @@ def _shape_of(shape: Any) -> tuple[int, ...]:
         lengths = (operator.index(shape),)
     except TypeError:
         try:
+            if isinstance(shape, str | bytes | Set | Mapping):  # in no order, or surely a mistake
+                raise TypeError from None
             lengths = tuple(map(operator.index, shape))
         except TypeError:
             raise TypeError(f"SharedArray: a shape is an integer or a sequence of integers, not {shape!r}") from None

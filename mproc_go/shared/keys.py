@@ -25,6 +25,7 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
+from mproc_go.codec.culprit import type_name
 from mproc_go.codec.handles import HANDLE_TYPES, Handle, open_handle
 from mproc_go.shm.layout import H_HASH_KEY, WORD
 
@@ -146,9 +147,10 @@ def encode(key: object, exact: bool = False) -> bytes:
         return b"t" + b"".join(_LENGTH.pack(len(part)) + part for part in parts)
     if type(key) in HANDLE_TYPES and isinstance(key, Handle):
         return b"h" + _TRIPLE.pack(*key._name())
+    way_out = "; key.item() gives Python's" if hasattr(key, "dtype") and hasattr(key, "item") else ""
     raise TypeError(
         f"a key of a shared map is None, a bool, int, float, str, bytes, a handle, or a tuple of these, "
-        f"not {type(key).__name__}"
+        f"not {type_name(type(key))}{way_out}"
     )
 
 

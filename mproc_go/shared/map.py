@@ -6,10 +6,11 @@ table.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable, ItemsView, Iterator, KeysView, Mapping, MutableMapping, ValuesView
+from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, Mapping, MutableMapping, ValuesView
 from typing import Any, Generic, Self, TypeVar
 
 from mproc_go.codec import wire
+from mproc_go.codec.culprit import type_name
 from mproc_go.codec.wire import H_INT, T_STR, TAG_SHIFT
 from mproc_go.runtime import message
 from mproc_go.runtime.handle import SharedHandle, register
@@ -43,6 +44,7 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 _MISSING: Any = object()
+_NO_ITEMS: Any = ()
 # Keys that are removed under one lock by clear().
 _CLEARED_AT_ONCE = 32
 # Bytes of a key and a value that surely fit into an entry in the smallest block: two parts are rounded up to words.
@@ -68,6 +70,9 @@ class SharedMap(Striped, MutableMapping[K, V], Generic[K, V]):
 
     A map that holds a handle of itself is freed only when the runtime ends.
 
+    Args:
+        items: what is in it at first, as ``dict`` takes it: a mapping or pairs, and keywords.
+
     Raises:
         TypeError: every method, for what can't be a key.
         EncodeError: every method that stores, for a value that can't be sent; the map is as it was.
@@ -82,6 +87,11 @@ class SharedMap(Striped, MutableMapping[K, V], Generic[K, V]):
     KIND = KIND_MAP
 
     _popped: tuple[int, int]  # where popitem goes on: stripe, and hash behind which
+
+    def __init__(self, items: Mapping[K, V] | Iterable[tuple[K, V]] = _NO_ITEMS, /, **more: V) -> None:
+        super().__init__()
+        if items is not _NO_ITEMS or more:
+            self.update(items, **more)
 
     def _bind(self, m: M, base: int, gen: int) -> None:
         super()._bind(m, base, gen)
@@ -507,6 +517,7 @@ class SharedMap(Striped, MutableMapping[K, V], Generic[K, V]):
 
         Blocks the goroutine.     Source: Java ConcurrentHashMap.compute.
         """
+        _check_callable("compute", fn)
         m = self._m()
         h, kb = self._keys.of(key)
         i = self._stripe_of(h)
@@ -536,7 +547,13 @@ class SharedMap(Striped, MutableMapping[K, V], Generic[K, V]):
         return result  # type: ignore[no-any-return]
 
     def range(self, fn: Callable[[K, V], object]) -> None:
-        """Call ``fn(key, value)`` for all keys, until it returns False. Weakly consistent. Source: Go Map.Range."""
+        """Call ``fn(key, value)`` for all keys, until it returns False. Weakly consistent. Source: Go Map.Range.
+
+        Raises:
+            TypeError: `fn` can't be called.
+            Exception: what `fn` raises.
+        """
+        _check_callable("range", fn)
         for key, value in self._pairs():
             if fn(key, value) is False:
                 return
@@ -665,12 +682,23 @@ class SharedMap(Striped, MutableMapping[K, V], Generic[K, V]):
         return self
 
 
+def _check_callable(method: str, fn: object) -> None:
+    if not callable(fn):
+        raise TypeError(f"SharedMap.{method} needs a function to call, not {type_name(type(fn))}")
+
+
 class _Items(ItemsView[K, V]):
     """Goes by the map's own listing: no lookup a key, and none that could fail since the key is gone."""
 
     __slots__ = ()
 
     _mapping: SharedMap[K, V]
+
+    def __contains__(self, item: object) -> bool:
+        return isinstance(item, tuple) and len(item) == 2 and super().__contains__(item)
+
+    def __repr__(self) -> str:
+        return f"ItemsView({self._mapping!r})"
 
     def __iter__(self) -> Iterator[tuple[K, V]]:
         return self._mapping._pairs()
@@ -680,6 +708,9 @@ class _Values(ValuesView[V]):
     __slots__ = ()
 
     _mapping: SharedMap[Any, V]
+
+    def __repr__(self) -> str:
+        return f"ValuesView({self._mapping!r})"
 
     def __contains__(self, value: object) -> bool:
         return any(v is value or v == value for v in self)

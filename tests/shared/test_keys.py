@@ -112,6 +112,16 @@ def test_anything_else_is_a_type_error_that_names_it(rt, key):
     assert not m
 
 
+def test_numbers_of_numpy(rt):
+    """Those that are Python's are keys; of the others the error says what to do."""
+    np = pytest.importorskip("numpy")
+    m = SharedMap({np.float64(2.0): 1, np.str_("a"): 2})
+    assert m == {2: 1, "a": 2}
+    with pytest.raises(TypeError, match=r"not numpy\.int64; key\.item\(\) gives Python's"):
+        m[np.int64(2)]
+    assert m[np.int64(2).item()] == 1
+
+
 def test_handles_are_keys_and_are_kept_alive(rt):
     """A key holds what it names, until it goes; every process finds it."""
     m = SharedMap()

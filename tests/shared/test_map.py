@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import threading
 from collections.abc import ItemsView, KeysView, MutableMapping, ValuesView
@@ -140,6 +141,42 @@ def test_the_protocol_of_mappings(whole):
             raise AssertionError
         case {}:
             pass
+
+
+def test_items_at_first(rt):
+    """As dict takes them; what can't be one leaves nothing behind."""
+    gc.collect()
+    before = objects()
+    assert SharedMap({"a": 1}, b=2) == {"a": 1, "b": 2} == dict(SharedMap([("a", 1), ("b", 2)]))
+    assert SharedMap(iter([(1, 2)])) == {1: 2} == SharedMap(SharedMap({1: 2})) and SharedMap() == {} == SharedMap({})
+    for items in (None, 5, [1], [(1, 2, 3)], {(): 1, frozenset(): 1}):
+        with pytest.raises((TypeError, ValueError)):
+            SharedMap(items)
+    gc.collect()
+    until(lambda: objects() == before)
+
+
+def test_views_as_of_a_dict(whole):
+    """What is no item is not in the items; each view says what it is."""
+    m = whole(SharedMap({"a": 1}))
+    for item in (5, "ab", ("a",), ("a", 2), ("z", 1), ["a", 1], None):
+        assert item not in m.items()
+    assert ("a", 1) in m.items()
+    assert [repr(view).partition("(")[0] for view in (m.keys(), m.items(), m.values())] == [
+        "KeysView",
+        "ItemsView",
+        "ValuesView",
+    ]
+
+
+def test_what_can_not_be_called(whole):
+    """It is refused before anything is looked at."""
+    m = whole(SharedMap())
+    with pytest.raises(TypeError, match=r"SharedMap.compute needs a function to call, not int"):
+        m.compute("k", 5, 1)
+    with pytest.raises(TypeError, match=r"SharedMap.range needs a function to call, not NoneType"):
+        m.range(None)
+    assert m == {}
 
 
 def test_two_maps_and_two_handles(rt):
