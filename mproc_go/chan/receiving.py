@@ -25,6 +25,7 @@ from mproc_go.shm.layout import (
     CH_SENDQ,
     CH_TAIL,
     G_DECIDE,
+    G_STATUS,
     G_SUDOG,
     H_STOP,
     HDR_LEN_MASK,
@@ -37,6 +38,8 @@ from mproc_go.shm.layout import (
     SG_SELECT,
     SLOT_MSG_WORDS,
 )
+
+_WAITING = states.WAITING | states.CHAN_RECEIVE << states.REASON_SHIFT
 
 T = TypeVar("T")
 
@@ -159,6 +162,7 @@ class Receiving(End, Generic[T]):
             me = m.g
             s = me + G_SUDOG
             w[me + G_DECIDE] = 0
+            w[me + G_STATUS] = _WAITING
             if w[ch + CH_RECVQ]:
                 waitq.enqueue(w, ch + CH_RECVQ, s)
             else:  # the same, written out
@@ -169,7 +173,7 @@ class Receiving(End, Generic[T]):
             w[m.ph] = 0
             deadline = None if timeout is None else deadline_of(timeout)
             try:
-                decision = park(m, lock, ch + CH_RECVQ, states.CHAN_RECEIVE, deadline)
+                decision = park(m, lock, ch + CH_RECVQ, deadline)
             except BaseException:
                 if w[me + G_DECIDE] & OUT_MASK == OUT_OK:  # Ctrl-C in the moment it came
                     give_back(m, lock, ch, *fetch(w, m.mem, me + G_SUDOG + SG_MSG))

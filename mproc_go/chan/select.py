@@ -187,7 +187,7 @@ def _select(m: M, channels: list[_Case], fallback: int, timeout: float | None) -
             if fallback >= 0:
                 return Selected(fallback, None, False)
             raise TimeoutError("select: nothing is ready")
-        g = m.begin_wait()
+        g = m.begin_wait(states.SELECT if channels else states.SELECT_NO_CASES)
         for case in channels:
             _enqueue(m, case, g)
         _leave(m, locks)
@@ -266,9 +266,11 @@ def _enqueue(m: M, case: _Case, g: int) -> None:
 def _park(m: M, channels: list[_Case], locks: list[Lock], deadline: float | None) -> int:
     """Wait until one case is done and leave all queues; return the decision, 0 once the deadline passed."""
     try:
-        decision = m.park(states.SELECT if channels else states.SELECT_NO_CASES, deadline)
+        decision = m.park(deadline)
     except BaseException:
         decision = _withdraw(m, channels, locks)
+        if decision:
+            m.take_delivery()
         if decision & OUT_MASK == OUT_OK:  # Ctrl-C in the moment a case was done
             case = _chosen(channels, decision)
             if case.hdr:
@@ -278,7 +280,7 @@ def _park(m: M, channels: list[_Case], locks: list[Lock], deadline: float | None
         raise
     late = _withdraw(m, channels, locks)
     if not decision and late:
-        return m.park(states.SELECT)  # decided in the last moment: its delivery is on the way
+        return m.park()  # decided in the last moment: its delivery is on the way
     return decision
 
 
@@ -291,5 +293,7 @@ def _withdraw(m: M, channels: list[_Case], locks: list[Lock]) -> int:
             waitq.remove(w, case.queue, case.sudog)
     decision: int = w[g + G_DECIDE]
     _leave(m, locks)
+    if not decision:
+        m.end_wait()
     return decision
 

@@ -26,6 +26,7 @@ from mproc_go.shm.layout import (
     CH_SENDQ,
     CH_TAIL,
     G_DECIDE,
+    G_STATUS,
     G_SUDOG,
     H_STOP,
     HDR_HAS_HANDLES,
@@ -41,6 +42,8 @@ from mproc_go.shm.layout import (
     SG_SEQ,
     SLOT_MSG_WORDS,
 )
+
+_WAITING = states.WAITING | states.CHAN_SEND << states.REASON_SHIFT
 
 T = TypeVar("T")
 
@@ -140,6 +143,7 @@ class Sending(End, Generic[T]):
         if outcome == ops.MUST_WAIT and (timeout is None or timeout > 0):
             me = m.g
             w[me + G_DECIDE] = 0
+            w[me + G_STATUS] = _WAITING
             s = me + G_SUDOG
             put(w, m.mem, s + SG_MSG, hdr, body)
             w[s + SG_SEQ] = 0
@@ -153,7 +157,7 @@ class Sending(End, Generic[T]):
             w[m.ph] = 0
             deadline = None if timeout is None else deadline_of(timeout)
             try:
-                decision = park(m, lock, ch + CH_SENDQ, states.CHAN_SEND, deadline)
+                decision = park(m, lock, ch + CH_SENDQ, deadline)
             except BaseException:
                 if not w[m.g + G_DECIDE]:
                     discard(m, hdr, body)

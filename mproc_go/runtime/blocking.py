@@ -103,9 +103,14 @@ def blocking(fn: Callable[A, R], /, *args: A.args, **kwargs: A.kwargs) -> R:
     global _threads
     if _threads is None:
         _threads = Threads(m)
-    call = _Call(fn, args, kwargs, m.begin_wait())
-    _threads.submit(call)
-    m.wait_outside(states.SYSCALL)
+    call = _Call(fn, args, kwargs, m.begin_wait(states.SYSCALL))
+    try:
+        _threads.submit(call)
+        m.wait_outside()
+    except BaseException:  # of a signal handler: who calls is not gone before its call is
+        if m.waits():
+            m.wait_outside()
+        raise
     if call.error is not None:
         try:
             raise call.error

@@ -29,10 +29,10 @@ from mproc_go.runtime.process import M, Process
 from mproc_go.runtime.spawn import CodeTable
 from mproc_go.runtime.worker import WorkerM
 from mproc_go.sched import cpus
+from mproc_go.shm import names
 from mproc_go.shm.doors import Doors
 from mproc_go.shm.layout import H_PREEMPT, MAX_PS, MAX_SLOTS
 from mproc_go.shm.lock import Lock
-from mproc_go.shm.names import check_name
 from mproc_go.shm.segment import Segment, default_limit_bytes
 from mproc_go.shm.sem import Semaphore
 from mproc_go.supervisor import control
@@ -234,11 +234,14 @@ class Runtime:
 
     def _reap(self) -> None:
         if self._os_pid:
+            status = signal.SIGKILL.value
             try:
-                os.waitpid(self._os_pid, 0)
+                status = os.waitpid(self._os_pid, 0)[1]
             except ChildProcessError:
                 pass  # the program waited for any child of its, and got ours
             self._os_pid = 0
+            if os.WIFSIGNALED(status):
+                names.remove_left()
 
 
 def _begin(ours: socket.socket, options: dict[str, Any], owner: int) -> tuple[dict[str, Any], list[int]]:
@@ -343,7 +346,7 @@ def check_options(given: dict[str, Any]) -> dict[str, Any]:
     called = given.get("name")
     return {
         "procs": procs,
-        "name": None if called is None else check_name(called, "runtime"),
+        "name": None if called is None else names.check_name(called, "runtime"),
         "preempt": preempt,
         "on_panic": _ON_PANIC[on_panic],
         "max_ms": _integer("max_ms", given.get("max_ms"), max(DEFAULT_MAX_MS, procs), procs, MAX_SLOTS - CLIENTS - 1),

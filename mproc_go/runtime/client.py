@@ -70,14 +70,14 @@ class ClientM(M):
         w[g + G_STATUS] = states.RUNNING  # publishes
         w[self.base + M_SPAWNED] = spawned
 
-    def park(self, reason: int, deadline: float | None = None) -> int:
+    def park(self, deadline: float | None = None) -> int:
         w, g = self.w, self.g
         decide = g + G_DECIDE
         if not w[H_STOP]:
             for _ in range(SPIN):
                 if w[decide]:
+                    w[g + G_STATUS] = states.RUNNING
                     return int(w[decide])
-        w[g + G_STATUS] = states.WAITING | reason << states.REASON_SHIFT
         outsiders = self.process.outsiders
         outsiders.look()
         try:
@@ -105,8 +105,8 @@ class ClientM(M):
         return int(w[decide])
 
     def pause(self, deadline: float) -> None:
-        self.begin_wait()
-        self.park(states.SLEEP, deadline)
+        self.begin_wait(states.SLEEP)
+        self.park(deadline)
 
     def yield_(self) -> None:
         if self.w[H_STOP]:

@@ -117,11 +117,11 @@ class Goroutine(SharedHandle, Generic[R]):
             if w[H_STOP]:
                 m.interrupted()
             raise TimeoutError(f"goroutine {self._goid} has not ended")
-        me = m.begin_wait()
+        me = m.begin_wait(states.GOROUTINE_RESULT)
         w[me + G_WAITS_FOR] = g
         waitq.join(w, g + G_JOINQ, me)
         m.leave(lock)
-        if not park.park(m, lock, g + G_JOINQ, states.GOROUTINE_RESULT, deadline_of(timeout)):
+        if not park.park(m, lock, g + G_JOINQ, deadline_of(timeout)):
             raise TimeoutError(f"goroutine {self._goid} has not ended within {timeout} s")
 
     def __del__(self) -> None:

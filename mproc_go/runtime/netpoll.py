@@ -143,16 +143,26 @@ def _wait(fd: int | Any, write: bool, timeout: float | None) -> None:
     global _poller
     if _poller is None:
         _poller = Poller(m)
-    g = m.begin_wait()
+    g = m.begin_wait(states.IO_WAIT)
     try:
-        _poller.add(fd, write, g)
-    except PermissionError:  # a regular file: always ready, and epoll does not take it
-        return None
-    if not m.wait_outside(states.IO_WAIT, deadline):
-        if _poller.remove(fd, write, g):
-            raise TimeoutError(f"descriptor {fd} was not ready within {timeout} s")
-        m.wait_outside(states.IO_WAIT)  # delivered in the last moment
-    return None
+        try:
+            _poller.add(fd, write, g)
+        except PermissionError:  # a regular file: always ready, and epoll does not take it
+            return
+        try:
+            if m.wait_outside(deadline):
+                return
+            late = _poller.remove(fd, write, g)
+            if not late:
+                m.wait_outside()  # delivered in the last moment
+        except BaseException:  # a signal handler's
+            if m.waits() and not _poller.remove(fd, write, g):
+                m.wait_outside()
+            raise
+    finally:
+        m.end_wait()
+    if late:
+        raise TimeoutError(f"descriptor {fd} was not ready within {timeout} s")
 
 
 def _wait_here(m: rt.M, fd: int, write: bool, deadline: float | None) -> None:

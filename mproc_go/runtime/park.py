@@ -8,19 +8,20 @@ from mproc_go.shm.layout import G_DECIDE, G_SUDOG
 from mproc_go.shm.lock import Lock
 
 
-def park(m: M, lock: Lock, q: int, reason: int, deadline: float | None) -> int:
+def park(m: M, lock: Lock, q: int, deadline: float | None) -> int:
     """Wait in the queue at word `q`, which the goroutine is in; the lock, which guards it, was given back.
 
     Returns: the decision, or 0 once the deadline (``time.monotonic`` seconds) passed and the queue is left.
     """
     try:
-        decision = m.park(reason, deadline)
+        decision = m.park(deadline)
     except BaseException:
-        _withdraw(m, lock, q)
+        if not _withdraw(m, lock, q):
+            m.take_delivery()
         raise
     if decision or _withdraw(m, lock, q):
         return decision
-    return m.park(reason)  # decided in the last moment: its delivery is on the way
+    return m.park()  # decided in the last moment: its delivery is on the way
 
 
 def _withdraw(m: M, lock: Lock, q: int) -> bool:
@@ -31,4 +32,6 @@ def _withdraw(m: M, lock: Lock, q: int) -> bool:
     if undecided:
         waitq.remove(w, q, g + G_SUDOG)
     m.leave(lock)
+    if undecided:
+        m.end_wait()
     return undecided

@@ -22,9 +22,11 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from mproc_go.errors import MprocError, NotRunning, bug
 from mproc_go.runtime.outsiders import Outsiders
 from mproc_go.runtime.refs import Refs
+from mproc_go.sched import states
 from mproc_go.sched.deliver import deliver
 from mproc_go.shm.layout import (
     G_DECIDE,
+    G_STATUS,
     H_SLOTS,
     H_STOP,
     L_SCHED,
@@ -199,15 +201,14 @@ class M(Thread):
         self.next_goid = n + 1
         return n
 
-    def park(self, reason: int, deadline: float | None = None) -> int:
+    def park(self, deadline: float | None = None) -> int:
         """Wait until the goroutine that runs now is decided; return the decision, or 0 if the deadline passed first.
 
-        The caller has cleared its decision word and enqueued it under a lock it has given back. After 0 it must
-        withdraw under that lock; finding itself decided there, it parks again without a deadline: a decided goroutine
-        is resumed exactly once, by its delivery.
+        The caller has begun the wait (:meth:`begin_wait`) and enqueued it under a lock it has given back. After 0 it
+        must withdraw under that lock, and end the wait; finding itself decided there, it parks again without a
+        deadline: a decided goroutine is resumed exactly once, by its delivery.
 
         Args:
-            reason: one of sched/states.py.
             deadline: in seconds of ``time.monotonic``.
         Raises:
             GoroutinePanic, WorkerLost, NotRunning: the program is over (client threads only).
@@ -239,8 +240,17 @@ class M(Thread):
         operation was done is unknown, but it is done wholly or not at all.
         Blocks: up to a tick of the supervisor (20 ms); where there is no stack left to call anything, it spins.
         """
-        if self.w[self.ph] or not isinstance(error, _ON_PURPOSE) or isinstance(error, RecursionError):
+        if self.cut_off(error):
             self.mended()
+            if self.waits():  # it is in no queue any more
+                if self.w[self.g + G_DECIDE]:
+                    self.take_delivery()
+                else:
+                    self.end_wait()
+
+    def cut_off(self, error: BaseException) -> bool:
+        """Whether an exception that leaves a call of ours may have cut that off in the middle."""
+        return bool(self.w[self.ph]) or not isinstance(error, _ON_PURPOSE) or isinstance(error, RecursionError)
 
     def mended(self) -> None:
         """Have the supervisor put right what was cut off here, and wait for that. Blocks: as :meth:`left`."""
@@ -292,11 +302,30 @@ class M(Thread):
     def detach(self) -> None:
         """This process is a fork of the one whose thread this was."""
 
-    def begin_wait(self) -> int:
-        """Clear the decision word of the goroutine that is about to enqueue itself; return the goroutine."""
-        g = self.g
-        self.w[g + G_DECIDE] = 0
+    def begin_wait(self, reason: int) -> int:
+        """Make the goroutine, which is about to enqueue itself, one that waits and is not decided; return it.
+
+        It is WAITING from before anybody can find it until its delivery is taken, or :meth:`end_wait`: so whoever
+        repairs, here or for a dead waker, can tell whether a decision was delivered.
+
+        Args:
+            reason: one of sched/states.py.
+        """
+        w, g = self.w, self.g
+        w[g + G_DECIDE] = 0
+        w[g + G_STATUS] = states.WAITING | reason << states.REASON_SHIFT
         return g
+
+    def waits(self) -> bool:
+        """Whether the goroutine that runs now has begun a wait, and neither took its delivery nor ended it."""
+        return bool(self.g) and self.w[self.g + G_STATUS] & states.STATUS_MASK != states.RUNNING
+
+    def end_wait(self) -> None:
+        """The goroutine is in no queue any more and was not decided: it runs on."""
+        self.w[self.g + G_STATUS] = states.RUNNING
+
+    def take_delivery(self) -> None:
+        """The goroutine was decided, and an exception came: have it not delivered to its next wait."""
 
 
 def whole(method: Callable[Concatenate[Any, A], R]) -> Callable[Concatenate[Any, A], R]:

@@ -121,7 +121,8 @@ class Refs:
             if self._dropped:
                 self.settle(m)
         except BaseException as error:
-            m.left(error)
+            if m.cut_off(error):
+                m.mended()
             raise
 
     def _drop(self, m: M, base: int) -> int:

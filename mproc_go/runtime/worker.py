@@ -146,12 +146,11 @@ class WorkerM(M):
         self.returned: deque[int] = deque()
 
     # ------------------------------------------------------------ waiting
-    def park(self, reason: int, deadline: float | None = None) -> int:
-        # Cost: 0.6 us + a switch = pick, 3 words; scripts/bench hot, pingpong_local, pingpong_remote
+    def park(self, deadline: float | None = None) -> int:
+        # Cost: 0.6 us + a switch = pick, 2 words; scripts/bench hot, pingpong_local, pingpong_remote
         w = self.w
         fiber = self.cur
         g = fiber.g
-        w[g + G_STATUS] = states.WAITING | reason << states.REASON_SHIFT
         timer = None
         if deadline is not None:
             self.timer_seq += 1
@@ -172,28 +171,36 @@ class WorkerM(M):
             self._pick = self._ruined  # type: ignore[method-assign]
             w[self.attention] = 1  # the short way does not ask _pick
             raise
-        if following is not fiber:
-            self.cur = following
-            following.switch()
-            self.cur = fiber
-        self.g = w[self.running] = g
-        w[g + G_STATUS] = _RUNNING
-        if fiber.timed_out:
-            fiber.timed_out = False
-            return 0
-        if timer is not None:
-            timer[2] = None
-            self.dead_timers += 1
-            if self.dead_timers > 64 and self.dead_timers > len(self.timers) // 2:
-                self._drop_dead_timers()
+        try:
+            if following is not fiber:
+                self.cur = following
+                following.switch()
+                self.cur = fiber
+            self.g = w[self.running] = g
+            if fiber.timed_out:  # its wait goes on, until it has left the queue
+                fiber.timed_out = False
+                return 0
+            w[g + G_STATUS] = _RUNNING
+            if timer is not None:
+                timer[2] = None
+                self.dead_timers += 1
+                if self.dead_timers > 64 and self.dead_timers > len(self.timers) // 2:
+                    self._drop_dead_timers()
+        except BaseException:
+            if timer is not None:
+                timer[2] = None
+            if not self._resumed(fiber):
+                w[g + G_STATUS] = _RUNNING
+            raise
         decision: int = w[g + G_DECIDE]
         if not decision:
             bug(f"goroutine {g:#x} was resumed undecided")
         return decision
 
     def pause(self, deadline: float) -> None:
-        self.begin_wait()
-        self.park(states.SLEEP, deadline)
+        self.begin_wait(states.SLEEP)
+        self.park(deadline)
+        self.end_wait()
 
     def yield_(self) -> None:
         w = self.w
@@ -212,12 +219,34 @@ class WorkerM(M):
             self._pick = self._ruined  # type: ignore[method-assign]
             w[self.attention] = 1  # the short way does not ask _pick
             raise
-        if following is not fiber:
-            self.cur = following
-            following.switch()
-            self.cur = fiber
-        self.g = w[self.running] = g
-        w[g + G_STATUS] = _RUNNING
+        try:
+            if following is not fiber:
+                self.cur = following
+                following.switch()
+                self.cur = fiber
+            self.g = w[self.running] = g
+            w[g + G_STATUS] = _RUNNING
+        except BaseException:
+            self._resumed(fiber)
+            w[g + G_STATUS] = _RUNNING
+            raise
+
+    def _resumed(self, fiber: Fiber) -> bool:
+        """A signal handler raised just when that fiber was switched to, which goes on with that, as who it is.
+
+        Returns: whether its deadline had passed; else its delivery is taken.
+        """
+        self.cur = fiber
+        self.g = self.w[self.running] = fiber.g
+        late, fiber.timed_out = fiber.timed_out, False
+        return late
+
+    def waits(self) -> bool:
+        return self.cur is not self.hub and super().waits()
+
+    def take_delivery(self) -> None:
+        if self.waits():
+            self.park()
 
     def ready(self, g: int) -> None:
         if self.w[g + G_M] == self.slot:
@@ -362,12 +391,12 @@ class WorkerM(M):
         self.w[self.attention] = 1
         note.wake(self, self.slot)
 
-    def wait_outside(self, reason: int, deadline: float | None = None) -> int:
+    def wait_outside(self, deadline: float | None = None) -> int:
         """Park until :meth:`deliver_local`; the decision word was cleared before that could be called."""
         external = self.base + M_EXTERNAL
         self.w[external] += 1
         try:
-            return self.park(reason, deadline)
+            return self.park(deadline)
         finally:
             self.w[external] -= 1
 

@@ -4,7 +4,8 @@ Who owns a goroutine in each state, and may store its status:
 
     RUNNABLE  whoever holds the run queue it is in (or has just taken it out)
     RUNNING   the M that runs it
-    WAITING   the M that runs it; the decision word says whether the wait is over
+    WAITING   the M that runs it, from before anybody can find it in a queue until it took the delivery of what was
+              decided, or left the queue; the decision word says whether it is decided. RUNNABLE: delivered, not taken
     DONE, FAILED  nobody: the record waits for its last handle
 """
 

@@ -137,7 +137,7 @@ class KeyedChan(Striped, Generic[K, V]):
         try:
             q, closed = self._join(m, key, i, h, kb)
             if q:
-                decision = park(m, m.locks[self._numbers[i]], q, states.KEYED_RECEIVE, deadline)
+                decision = park(m, m.locks[self._numbers[i]], q, deadline)
         except BaseException as error:
             m.left(error)
             self._stay_out(m, i, h, kb)
@@ -177,7 +177,7 @@ class KeyedChan(Striped, Generic[K, V]):
                 table.attach(w, st, wt, blank, 0)
                 table.link(w, st, before, blank, w[st + ST_COUNT])
             q = wt + WT_QUEUE
-            waitq.join(w, q, m.begin_wait())
+            waitq.join(w, q, m.begin_wait(states.KEYED_RECEIVE))
         m.leave(lock)
         if unused:
             give_block(m, unused - BLOCK_DATA, WT_BYTES)

@@ -346,7 +346,7 @@ class Striped(SharedHandle):
                         w[wt + WT_OWNER] = m.g  # publishes
                     elif not mine:
                         q = wt + WT_QUEUE
-                        grants.join(w, q, m.begin_wait())
+                        grants.join(w, q, m.begin_wait(states.MAP_COMPUTE))
                 elif e:
                     wt, new = new, 0
                     table.attach(w, st, wt, e, m.g)
@@ -360,7 +360,7 @@ class Striped(SharedHandle):
                 if mine:
                     return -1
                 if q:
-                    grants.wait(m, lock, q, states.MAP_COMPUTE, None, self._undo(i, wt))
+                    grants.wait(m, lock, q, None, self._undo(i, wt))
                 if wt or not create:
                     return wt
                 blank = self._new(m, key, h, kb, None)

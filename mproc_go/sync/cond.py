@@ -101,7 +101,7 @@ class Cond(SharedHandle):
         if timeout is not None and timeout <= 0:
             raise TimeoutError("Cond: no signal")
         m.enter(lock)
-        waitq.join(w, q, m.begin_wait())
+        waitq.join(w, q, m.begin_wait(states.COND_WAIT))
         m.leave(lock)
         try:
             self._mutex.unlock()
@@ -109,7 +109,7 @@ class Cond(SharedHandle):
             self._withdraw(m)
             raise
         try:
-            signalled = park.park(m, lock, q, states.COND_WAIT, deadline_of(timeout))
+            signalled = park.park(m, lock, q, deadline_of(timeout))
         finally:
             if not w[H_STOP]:
                 self._mutex.lock()
@@ -126,8 +126,10 @@ class Cond(SharedHandle):
                 if w[s + SG_G] == g:
                     waitq.remove(w, self._base + CD_WAITQ, s)
         m.leave(self._lock)
-        if decided:
-            m.park(states.COND_WAIT)  # its delivery is on the way
+        if not decided:
+            m.end_wait()
+        else:
+            m.park()  # its delivery is on the way
             self.signal()
 
     @whole

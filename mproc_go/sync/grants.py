@@ -54,7 +54,6 @@ def wait(
     m: M,
     lock: Lock,
     q: int,
-    reason: int,
     deadline: float | None,
     undo: Callable[[M, int], None],
     left: Callable[[M], list[int]] | None = None,
@@ -70,15 +69,16 @@ def wait(
     Returns: the decision, or 0 once the deadline passed and the queue is left.
     """
     try:
-        decision = m.park(reason, deadline)
+        decision = m.park(deadline)
     except BaseException:
         # Where the program is over nobody waits for anything any more, and a lock may never come free.
         if not m.w[H_STOP] and not _leave(m, lock, q, left):
+            m.take_delivery()
             undo(m, m.w[m.g + G_DECIDE])
         raise
     if decision or _leave(m, lock, q, left):
         return decision
-    return m.park(reason)  # decided in the last moment: its delivery is on the way
+    return m.park()  # decided in the last moment: its delivery is on the way
 
 
 def _leave(m: M, lock: Lock, q: int, left: Callable[[M], list[int]] | None) -> bool:
@@ -92,6 +92,8 @@ def _leave(m: M, lock: Lock, q: int, left: Callable[[M], list[int]] | None) -> b
         if left is not None:
             woken = left(m)
     m.leave(lock)
+    if undecided:
+        m.end_wait()
     for other in woken:
         m.ready(other)
     return undecided

@@ -126,13 +126,13 @@ class Mutex(SharedHandle):
             if w[H_STOP]:
                 m.interrupted()
             raise TimeoutError("Mutex: it is locked")
-        s = m.begin_wait() + G_SUDOG
+        s = m.begin_wait(states.MUTEX_LOCK) + G_SUDOG
         deadline = deadline_of(timeout)
         w[s + SG_MSG] = time.monotonic_ns()
         waitq.enqueue(w, base + MX_WAITQ, s)
         m.leave(lock)
         while True:
-            decision = grants.wait(m, lock, base + MX_WAITQ, states.MUTEX_LOCK, deadline, self._undo)
+            decision = grants.wait(m, lock, base + MX_WAITQ, deadline, self._undo)
             if decision & OUT_MASK == OUT_OK:
                 return
             if not decision:
@@ -144,7 +144,7 @@ class Mutex(SharedHandle):
             w[base + MX_WOKEN] = 0
             late = not won and deadline is not None and time.monotonic() >= deadline
             if not won and not late:
-                m.begin_wait()
+                m.begin_wait(states.MUTEX_LOCK)
                 waitq.enqueue_first(w, base + MX_WAITQ, s)
             m.leave(lock)
             if won:

@@ -87,9 +87,9 @@ class Once(SharedHandle):
             if state == ONCE_DONE:
                 return
             raise TimeoutError("Once: the function has not returned")
-        waitq.join(w, base + OC_WAITQ, m.begin_wait())
+        waitq.join(w, base + OC_WAITQ, m.begin_wait(states.ONCE_DO))
         m.leave(lock)
-        if not park.park(m, lock, base + OC_WAITQ, states.ONCE_DO, deadline_of(timeout)):
+        if not park.park(m, lock, base + OC_WAITQ, deadline_of(timeout)):
             raise TimeoutError(f"Once: the function has not returned within {timeout} s")
 
     @whole

@@ -194,13 +194,13 @@ class RWMutex(SharedHandle):
         if timeout is not None and timeout <= 0:
             m.leave(lock)
             raise TimeoutError("RWMutex: it is locked")
-        grants.join(m.w, q, m.begin_wait())
+        grants.join(m.w, q, m.begin_wait(reason))
         m.leave(lock)
 
         def undo(m: M, decision: int) -> None:
             (self.unlock if reason == states.RWMUTEX_LOCK else self.runlock)()
 
-        if not grants.wait(m, lock, q, reason, deadline_of(timeout), undo, self._left):
+        if not grants.wait(m, lock, q, deadline_of(timeout), undo, self._left):
             raise TimeoutError(f"RWMutex: it did not come free within {timeout} s")
 
     def _left(self, m: M) -> list[int]:

@@ -88,7 +88,7 @@ class Semaphore(SharedHandle):
         if timeout is not None and timeout <= 0:
             m.leave(lock)
             raise TimeoutError(f"Semaphore: {k} permits are not there")
-        g = m.begin_wait()
+        g = m.begin_wait(states.SEMACQUIRE)
         w[g + G_SUDOG + SG_MSG] = k
         grants.join(w, base + SM_WAITQ, g)
         m.leave(lock)
@@ -97,7 +97,7 @@ class Semaphore(SharedHandle):
             self.release(k)
 
         deadline = deadline_of(timeout)
-        if not grants.wait(m, lock, base + SM_WAITQ, states.SEMACQUIRE, deadline, undo, self._left):
+        if not grants.wait(m, lock, base + SM_WAITQ, deadline, undo, self._left):
             raise TimeoutError(f"Semaphore: {k} permits were not there within {timeout} s")
 
     def _left(self, m: M) -> list[int]:

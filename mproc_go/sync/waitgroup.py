@@ -105,9 +105,9 @@ class WaitGroup(SharedHandle):
             if count:
                 raise TimeoutError(f"WaitGroup: {count} have not ended")
             return
-        waitq.join(w, base + WG_WAITQ, m.begin_wait())
+        waitq.join(w, base + WG_WAITQ, m.begin_wait(states.WAITGROUP_WAIT))
         m.leave(lock)
-        if not park.park(m, lock, base + WG_WAITQ, states.WAITGROUP_WAIT, deadline_of(timeout)):
+        if not park.park(m, lock, base + WG_WAITQ, deadline_of(timeout)):
             raise TimeoutError(f"WaitGroup: {w[base + WG_COUNT]} have not ended within {timeout} s")
 
     def go(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> None:

@@ -110,12 +110,12 @@ class Doors:
 class FakeM(M):
     """An M whose goroutines wait in fibers of their own."""
 
-    def park(self, reason, deadline=None):
+    def park(self, deadline=None):
         g = self.g
         if self.w[g + L.G_DECIDE]:
             return self.w[g + L.G_DECIDE]
-        self.w[g + L.G_STATUS] = states.WAITING | reason << states.REASON_SHIFT
         getcurrent().parent.switch(WAITS)
+        self.w[g + L.G_STATUS] = states.RUNNING
         return self.w[g + L.G_DECIDE]
 
     def left(self, error):

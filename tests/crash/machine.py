@@ -13,7 +13,7 @@ import threading
 from typing import ClassVar
 
 from mproc_go.runtime.refs import Refs
-from mproc_go.sched import idle
+from mproc_go.sched import idle, states
 from mproc_go.shm import layout as L
 from mproc_go.shm import pool
 from mproc_go.shm.thread import Thread
@@ -157,9 +157,13 @@ class FakeM(Thread):
     def ready(self, g: int) -> None:
         self.delivered.append(g)
 
-    def begin_wait(self) -> int:
+    def begin_wait(self, reason: int) -> int:
         self.w[self.g + L.G_DECIDE] = 0
+        self.w[self.g + L.G_STATUS] = states.WAITING | reason << states.REASON_SHIFT
         return self.g
+
+    def end_wait(self) -> None:
+        self.w[self.g + L.G_STATUS] = states.RUNNING
 
 
 class Machine:

@@ -33,7 +33,7 @@ class State:
         for t in (self.dying, self.living):
             t.g = machine.new_goroutine(t)
             t.process.keys = None
-            t.park = lambda reason, deadline=None: self.killed_in_park()
+            t.park = lambda deadline=None: self.killed_in_park()
         with mock.patch.object(rt, "current", return_value=self.living):
             self.there = cls()
         self.there._mask = 0
@@ -356,7 +356,7 @@ def test_the_turn_comes_cut_anywhere(name):
         state = State(machine, {"a": 1})
         state.wt = state.own(state.living, "a")
 
-        def park(reason, deadline=None):
+        def park(deadline=None):
             state.there._release(state.living, 0, state.wt)
             return state.w[state.dying.g + L.G_DECIDE]
 
@@ -444,7 +444,7 @@ def test_keyed_receive_cut_anywhere(how, others):
             state.expect("w" if how in ("finds it", "delete") else "k", state.living) for _ in range(others)
         ]
         if how == "times out":
-            state.dying.park = lambda reason, deadline=None: 0
+            state.dying.park = lambda deadline=None: 0
         return state
 
     def operate(machine, state):

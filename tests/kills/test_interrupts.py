@@ -65,12 +65,13 @@ def interrupted(n, operation, *args):
     """Run it with an exception at the n-th store. Returns: whether that came, and what the operation returned."""
     m = rt.current()
     w = m.w
-    m.w = InterruptedAt(w, n)
+    words = m.w = InterruptedAt(w, n)
     try:
         return False, operation(*args)
     except Stop:
         return True, None
     finally:
+        words.over = True  # the hub may use them until it comes by again
         m.w = w
 
 
@@ -199,6 +200,38 @@ def test_recv_that_would_wait(runtime, where):
             pass
 
     assert everywhere(where, recv, prepare, check) > 5
+
+
+def wait_again(n, delivered):
+    """A wait with a deadline that is cut off at the n-th store, and two later ones of the same goroutine."""
+    first, later, out = Chan(), Chan(), Chan()
+    if delivered:
+        go(first.send, "first")
+    try:
+        came, value = interrupted(n, first.recv, 0.02)
+    except TimeoutError:
+        came, value = False, None
+    assert came or value == ("first" if delivered else None)
+    with pytest.raises(TimeoutError):
+        later.recv(0.05)  # the old deadline passes meanwhile
+    go(echo, later, out)  # on this worker, or on another one
+    later.send("later")
+    later.close()
+    assert out.recv() == "later"
+    return came
+
+
+@pytest.mark.parametrize("delivered", [False, True])
+def test_the_next_wait_of_who_was_interrupted(delivered):
+    """Neither the deadline nor the delivery of the wait that was cut off ends another wait."""
+    with Runtime(2, on_panic="log"):  # a worker that ends takes what `wait_again` started with it
+        for n in range(300):
+            try:
+                if not go(wait_again, n, delivered).result(DEADLINE_S):
+                    break
+            except WorkerLost as error:
+                assert "exited with status 70" in str(error)
+        assert 5 < n < 299
 
 
 @WHERE

@@ -311,7 +311,7 @@ class LoomThread(Thread):
         self.g = 0
         self.readied: list[int] = []
 
-    def park(self, reason: int, deadline: float | None = None) -> int:
+    def park(self, deadline: float | None = None) -> int:
         """Wait to be decided; with a deadline, being scheduled undecided is the timeout."""
         world = self.world
         decide = self.g + L.G_DECIDE
@@ -323,9 +323,15 @@ class LoomThread(Thread):
     def ready(self, g: int) -> None:
         self.readied.append(g)
 
-    def begin_wait(self) -> int:
+    def begin_wait(self, reason: int) -> int:
         self.w[self.g + L.G_DECIDE] = 0
         return self.g
+
+    def end_wait(self) -> None:
+        """No worker dies in this world, so nobody asks."""
+
+    def take_delivery(self) -> None:
+        """Decided is delivered, here."""
 
     def interrupted(self) -> None:
         raise AssertionError("nobody stops this world")
