@@ -7,8 +7,8 @@ What fires it is an alarm (alarm.py).
 The rules are Go's since 1.23: after ``stop`` or ``reset`` nothing can be received that was sent before; a timer nobody
 can reach is freed, also while it runs; who does not receive loses ticks, and never gets two for one.
 
-Invariant TM1: an armed timer is looked at no later than its deadline (TM_LOOK), by the alarm of some process. A worker
-that dies while it sets one may leave it looked at too late, or by nobody; whoever sets it next puts that right.
+Invariant TM1: an armed timer is looked at no later than its deadline (TM_LOOK), by the alarm of the process that
+TM_LOOKER names. Who sets it stores that first: dead anywhere after, it names a dead one, and a worker looks instead.
 
 Source: Go time/sleep.go, time/tick.go, runtime/time.go.
 """
@@ -35,7 +35,6 @@ from mproc_go.shm.layout import (
     KIND_CHAN,
     KIND_TICKER,
     KIND_TIMER,
-    M_OS_PID,
     O_KIND,
     R_GEN,
     R_REFS,
@@ -45,7 +44,6 @@ from mproc_go.shm.layout import (
     TM_LOOKER,
     TM_PERIOD,
     object_lock,
-    slot_base,
 )
 
 _LOOK = 1
@@ -88,7 +86,7 @@ class _Clock(SharedHandle):
         if w[H_STOP]:
             m.interrupted()
         m.enter(self._lock)
-        active, look = arm(w, base, when, period, w[slot_base(m.process.host) + M_OS_PID])
+        active, look = arm(w, base, when, period, m.process.host)
         m.leave(self._lock)
         if look:
             alarm.of(m).look_at(m, when, base, self._gen, _LOOK)
@@ -216,11 +214,11 @@ def after_func(seconds: float, fn: Callable[..., Any], /, *args: Any, **kwargs: 
 
 
 # ---------------------------------------------------------------- under the channel's lock
-def arm(w: Any, base: int, when: int, period: int, os_pid: int) -> tuple[bool, bool]:
+def arm(w: Any, base: int, when: int, period: int, host: int) -> tuple[bool, bool]:
     """Set the timer, 0 to stop it; return whether it was active, and whether our alarm must be told.
 
     What was sent and not received is taken back, and counts as active. Who sets it looks at it: the process whose alarm
-    was to look may be dead, and nobody would. `os_pid`: of this process. Lock: the channel's.
+    was to look may be dead, and nobody would. `host`: slot of this process. Lock: the channel's.
     """
     active = w[base + TM_DEADLINE] != 0
     if w[base + CH_HEAD] != w[base + CH_TAIL] and not w[base + CH_SENDQ]:
@@ -229,10 +227,11 @@ def arm(w: Any, base: int, when: int, period: int, os_pid: int) -> tuple[bool, b
     w[base + TM_PERIOD] = period
     if w[base + TM_CALL + 1]:  # a call to come keeps its timer: nobody else may do so
         w[base + R_REFS] += bool(when) - (w[base + TM_DEADLINE] != 0)
+    look = bool(when) and not (0 < w[base + TM_LOOK] <= when and w[base + TM_LOOKER] == host)
+    if look:  # before the deadline: dead after this, whoever looks instead sees what was set
+        w[base + TM_LOOKER] = host
     w[base + TM_DEADLINE] = when  # publishes
-    look = bool(when) and not (0 < w[base + TM_LOOK] <= when and w[base + TM_LOOKER] == os_pid)
-    if look:  # after the deadline: dead before it, the look that was to come still comes
-        w[base + TM_LOOKER] = os_pid
+    if look:
         w[base + TM_LOOK] = when
     return active, look
 
@@ -253,6 +252,7 @@ def _look(m: M, base: int, gen: int, when: int) -> int:
     if w[base + R_GEN] != gen or not w[base + R_REFS] or w[base + TM_LOOK] != when:
         m.leave(lock)
         return 0
+    w[base + TM_LOOKER] = m.process.host
     due = w[base + TM_DEADLINE]
     if due and due <= now:
         call = w[base + TM_CALL + 1]
@@ -262,7 +262,6 @@ def _look(m: M, base: int, gen: int, when: int) -> int:
         period = w[base + TM_PERIOD]
         w[base + TM_DEADLINE] = next_tick(due, period, now) if period and outcome != ops.CLOSED else 0
     again = w[base + TM_LOOK] = w[base + TM_DEADLINE]
-    w[base + TM_LOOKER] = w[slot_base(m.process.host) + M_OS_PID]
     m.leave(lock)
     if g:
         m.ready(g)
@@ -295,7 +294,9 @@ def check(w: Any, base: int) -> None:
     assert not deadline or 0 < look <= deadline, f"TM1: due at {deadline}, looked at {look}"
 
 
-alarm.LOOKS[_LOOK] = (TM_LOOK, _look, _useless)
+alarm.register(
+    _LOOK, (KIND_CHAN, KIND_TIMER), alarm.Kind(TM_LOOK, TM_DEADLINE, TM_LOOKER, _look, _useless)
+)
 
 
 def _destroy(m: M, base: int) -> None:

@@ -39,6 +39,7 @@ from mproc_go.shm.layout import (
     CX_INHERITED,
     CX_KEY,
     CX_LOOK,
+    CX_LOOKER,
     CX_MSG,
     CX_PARENT,
     CX_PARENT_GEN,
@@ -426,7 +427,7 @@ def _node(
     node = _Node.__new__(_Node)
     base = node._make(m, POOL_OBJECT)
     w = m.w
-    for word in range(CX_STATE, CX_LOOK + 1):
+    for word in range(CX_STATE, CX_LOOKER + 1):
         w[base + word] = 0
     w[base + CX_ROLE] = role
     if isinstance(parent, _Node):
@@ -484,10 +485,11 @@ def _with_deadline(parent: Context, when: int, wall: float) -> _Node:
     if when <= time.monotonic_ns():
         tree.end(m, base, CX_EXCEEDED)
     elif not w[base + CX_STATE]:
-        w[base + CX_LOOK] = when
+        w[base + CX_LOOKER] = m.process.host
+        w[base + CX_LOOK] = when  # publishes: from here on others look, if we die
         alarm.of(m).look_at(m, when, base, node._gen, _LOOK)
     return node
 
 
-alarm.LOOKS[_LOOK] = (CX_LOOK, tree.look, tree.has_ended)
+alarm.register(_LOOK, (KIND_CONTEXT,), alarm.Kind(CX_LOOK, CX_LOOK, CX_LOOKER, tree.look, tree.has_ended))
 register(_Node, tree.destroy)

@@ -41,7 +41,7 @@ from mproc_go.runtime import dump, message, panics
 from mproc_go.runtime.outsiders import LOOK_S
 from mproc_go.runtime.process import CALLS_OUT, M, Process
 from mproc_go.runtime.spawn import RETRY_INLINE_BYTES, args_of, free_retry_record, is_quiet
-from mproc_go.sched import idle, runq, states, waitq
+from mproc_go.sched import idle, repairs, runq, states, waitq
 from mproc_go.shm import note
 from mproc_go.shm.layout import (
     G_CODE,
@@ -53,6 +53,8 @@ from mproc_go.shm.layout import (
     G_RETRY,
     G_RETRY_RECORD,
     G_STATUS,
+    H_MAX_MS,
+    H_SLOTS,
     H_STOP,
     HDR_EXCEPTION,
     KIND_FREE,
@@ -61,6 +63,7 @@ from mproc_go.shm.layout import (
     M_DUMP,
     M_EXTERNAL,
     M_FINISHED,
+    M_HOST,
     M_INBOX,
     M_KIND,
     M_P,
@@ -78,12 +81,14 @@ from mproc_go.shm.layout import (
     R_LINK,
     R_REFS,
     RUNQ,
+    S_ADRIFT,
     S_GOMAXPROCS,
     S_GQ,
     S_ORPHANS,
     S_PIDLE,
     inbox_lock,
     object_lock,
+    slot_base,
 )
 from mproc_go.shm.pool import flush_all, give
 
@@ -377,6 +382,10 @@ class WorkerM(M):
             dump.answer(self)
         if w[S_ORPHANS]:
             self.process.refs.adopt_orphans(self)
+        if w[S_ADRIFT]:
+            w[S_ADRIFT] = 0
+            for adopt in repairs.ADOPT:
+                adopt(self)
         if w[self.base + M_RETIRE]:
             w[self.base + M_RETIRE] = 0
             self._retire()
@@ -522,11 +531,17 @@ class WorkerM(M):
         """End this worker, a spare that was of no use for long, unless something is bound to it."""
         refs = self.process.refs
         refs.settle(self)
-        if self.fibers or self.runnable or refs.holds or self.w[self.base + M_P]:
+        if self.fibers or self.runnable or refs.holds or self.w[self.base + M_P] or self._has_helpers():
             return
         if idle.leave(self):
             flush_all(self)
             self.halt()
+
+    def _has_helpers(self) -> bool:
+        """Whether other threads of this process have slots: an alarm with timers that nobody else would look at."""
+        w = self.w
+        slots = map(slot_base, range(w[H_MAX_MS] + 1, w[H_SLOTS]))
+        return any(w[base + M_KIND] and w[base + M_HOST] == self.slot for base in slots)
 
     def halt(self) -> NoReturn:
         """The program is over: leave at once. Goroutines still running are abandoned, as in Go."""

@@ -20,6 +20,11 @@ UNDER_LOCK: dict[int, tuple[int, Callable[[Any, Sequence[int]], None]]] = {}
 # kind -> finish(t, bases of all objects of the kind): goes on with what a dead thread did to several of them. Runs in
 # the supervisor, under no lock; returns goroutines to make ready.
 FINISH: dict[int, Callable[[Any, Sequence[int]], list[int]]] = {}
+# kind -> (word that is not 0 while somebody must look at the record in time, word with the host slot of whose alarm
+# will): after a death the reaper clears the second, and has a living worker look.
+LOOKED_AT: dict[int, tuple[int, int]] = {}
+# What a worker calls when there are such records (S_ADRIFT): adopt(m) sees to them soon, and raises nothing.
+ADOPT: list[Callable[[Any], None]] = []
 
 
 def register(kind: int, queues: Sequence[int], repair: Callable[[Any, int], list[int]]) -> None:

@@ -78,6 +78,9 @@ S_DUMPER: Final = SCHED + 17  # slot that collects stacks now, 0 = nobody
 # for a goroutine. Guard: L_SCHED.
 S_ORPHANS: Final = SCHED + 19
 S_HANDOFFS: Final = SCHED + 18  # Ps taken from blocked Ms, ever; writer: the supervisor
+# 1: there are records that a dead process's alarm was to look at (looker 0): a worker has its own look. The reaper sets
+# it after the records, again and again until somebody has them; who takes that on clears it before it looks for them.
+S_ADRIFT: Final = SCHED + 20
 
 # ---------------------------------------------------------------- locks
 LOCKS: Final = 128
@@ -313,11 +316,14 @@ SM_WAITQ: Final = 14
 # atomic integer; guard of changes: its object lock. Read without it: one aligned word
 AI_VALUE: Final = 9  # two's complement
 # channel of a timer or ticker: a channel record, whose lock guards these too
-TM_DEADLINE: Final = 25  # when it fires next (ns of the monotonic clock), 0 while stopped; publishes arm and stop
+# When it fires next (ns of the monotonic clock), 0 while stopped; publishes arm and stop. 0 in every other channel: the
+# words behind it hold something only where there was a timer.
+TM_DEADLINE: Final = 25
 TM_PERIOD: Final = 26  # ns between ticks, 0 for a timer
 TM_LOOK: Final = 27  # when some process's alarm will look at this record, 0 if none will; never later than TM_DEADLINE
 TM_CALL: Final = 28  # message (header, then block): the call of a timer that has one instead of a channel; constant
-TM_LOOKER: Final = 30  # os_pid of the process whose alarm will; others do not rely on it, since it may be dead
+# Host slot of the process whose alarm will, stored before the words it is about; 0 once that is dead (reaper)
+TM_LOOKER: Final = 30
 # context; guard: L_CONTEXT (links and state of all contexts)
 CX_STATE: Final = 9  # below; publishes a cancellation. Read without the lock: only ever leaves 0 once
 CX_ROLE: Final = 10  # below; constant
@@ -334,7 +340,8 @@ CX_PREV: Final = 20  # link backward; hint, recomputed by repair
 CX_OWNER: Final = 21  # whose list it is in, 0 if none; hint, recomputed by repair
 CX_MSG: Final = 22  # message (header, then block or 0): value of a value, cause of what was cancelled, call of a hook
 CX_KEY: Final = 24  # message: key of a value
-CX_LOOK: Final = 26  # as TM_LOOK
+CX_LOOK: Final = 26  # as TM_LOOK; publishes a deadline of its own, constant from then on
+CX_LOOKER: Final = 27  # as TM_LOOKER; guard: its object lock once CX_LOOK is not 0
 # memory of its own: a large buffer of a message, a shared array; constant once O_KIND says so
 MB_BLOCK: Final = 9  # block with the bytes, 0 while there is none ...
 MB_BYTES: Final = 10  # ... and how many they are, from word MB_DATA of the block on

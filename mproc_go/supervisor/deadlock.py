@@ -34,6 +34,7 @@ from mproc_go.shm.layout import (
     M_SPAWNED,
     M_STATE,
     M_TICK,
+    S_ADRIFT,
     S_DUMPER,
     S_FATAL,
     S_GOID,
@@ -63,7 +64,7 @@ class Detector:
     def _counters(self) -> tuple[int, ...] | None:
         """What any progress changes; None while something can still happen."""
         w = self.t.w
-        if w[H_STOP] or w[S_DUMPER] or idle.any_work(w):
+        if w[H_STOP] or w[S_DUMPER] or w[S_ADRIFT] or idle.any_work(w):
             return None
         counters = [w[S_GOID]]
         waiters = 0

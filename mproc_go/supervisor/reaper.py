@@ -13,7 +13,8 @@ Steps of :meth:`Reaper.bury`, each safe to do while the living go on:
    retries are left. Not before every delivery to one of them has arrived: it writes into their records. The threads of
    a program were goroutines to whom they waited for; these are nobody's loss, and their records rest for a while.
 7. Its handles: its bit is cleared in every record; what then has no reference is given to a worker to free.
-8. Records in its caches go back to their pools. Everybody is woken once, to look again.
+8. Timers and deadlines that its alarm was to look at are given to a worker.
+9. Records in its caches go back to their pools. Everybody is woken once, to look again.
 
 Blocks that it had taken and not yet published, and handles in a message it was just packing or opening, stay allocated
 until the runtime ends: no structure names them.
@@ -92,6 +93,7 @@ from mproc_go.shm.layout import (
     R_REFS,
     REC_CACHED,
     REC_LIVE,
+    S_ADRIFT,
     S_DUMPER,
     S_FATAL,
     S_GOMAXPROCS,
@@ -112,6 +114,8 @@ _PAUSE_S = 20e-6
 # How long the record of a program's thread stays what it was, in seconds. Whoever decided its wait may not have looked
 # yet whom to wake: a client goes on as soon as it sees the decision, so nothing says that it was delivered.
 _REST_S = 2.0
+# How often workers are asked to look at timers of the dead, in seconds, until one does.
+_ASK_S = 0.5
 _REFS_MASK = (1 << 32) - 1
 
 
@@ -133,6 +137,7 @@ class Reaper:
         self.stacks: dict[int, str] = {}
         self._collect = collect
         self._woken: list[int] = []  # to be delivered at the end of the burial
+        self._asked = 0.0  # when the workers were last told of timers that nobody looks at
         self._resting: list[tuple[float, int]] = []  # records of programs' threads: until when, oldest first
         t.while_busy = self._free_locks
 
@@ -226,6 +231,7 @@ class Reaper:
             self._purge_all(w[base + M_HOST], running.__contains__)
         self._deliver_for(cut)
         self._wake(set())
+        self._set_adrift({w[slot_base(slot) + M_HOST] for slot in cut})  # it may not have told its alarm yet
         for slot in cut:
             base = slot_base(slot)
             if not any(w[base + M_PHASE + level] for level in range(M_PHASE_LEVELS)):
@@ -264,6 +270,7 @@ class Reaper:
             if objects:
                 self._woken += finish(self.t, objects)
         self._drop_handles(slot, gone)
+        self._set_adrift({slot})
         self._sweep_caches(gone)
         self._wake(theirs)
         for s in gone:
@@ -276,9 +283,13 @@ class Reaper:
         return True
 
     def settle(self) -> None:
-        """Free the records that have rested. Runs: at each tick."""
-        while self._resting and self._resting[0][0] <= time.monotonic():
+        """Free the records that have rested; ask again whether somebody looks at timers. Runs: at each tick."""
+        now = time.monotonic()
+        while self._resting and self._resting[0][0] <= now:
             self._orphan(self._resting.pop(0)[1] | 1)
+        if self.t.w[S_ADRIFT] and now >= self._asked + _ASK_S:  # no worker was there, or it had no room for a thread
+            self._asked = now
+            self._kick()
 
     def _wake(self, theirs: set[int]) -> None:
         """Deliver what we decided, but to none of the dead: they are ended, or run again elsewhere."""
@@ -558,6 +569,30 @@ class Reaper:
                 t.leave(lock)
                 if not refs:
                     self._orphan(base | (which == POOL_G))
+
+    def _set_adrift(self, hosts: set[int]) -> None:
+        """Have a worker look at what the alarms of those processes were to look at (lib/alarm.py).
+
+        Also at what was left to nobody by a worker that died before it had taken all on.
+        """
+        t, w = self.t, self.t.w
+        found = False
+        for base in self._live(POOL_OBJECT):
+            words = repairs.LOOKED_AT.get(w[base + O_KIND])
+            if words is None:
+                continue
+            due, looker = words
+            if w[base + looker] not in hosts and (w[base + looker] or not w[base + due]):
+                continue
+            lock = t.locks[object_lock(base)]
+            t.enter(lock)
+            if repairs.LOOKED_AT.get(w[base + O_KIND]) == words and w[base + R_REFS]:
+                if w[base + looker] in hosts:  # also if it need not be looked at: the slot will be another's
+                    w[base + looker] = 0
+                found = found or (w[base + due] != 0 and w[base + looker] == 0)
+            t.leave(lock)
+        if found:
+            w[S_ADRIFT] = 1
 
     def _orphan(self, tagged: int) -> None:
         """Give a record without references to whichever worker looks first, to free it and what it holds."""

@@ -21,6 +21,7 @@ from mproc_go import (
     Runtime,
     Timer,
     WaitGroup,
+    after_func,
     attach,
     context,
     go,
@@ -54,6 +55,25 @@ def everything(name):
     cancel()
     ctx.done().recv_ok()
     return got.value, [go(double, i).result(DEADLINE_S) for i in range(3)], late is not None, str(ctx.err())
+
+
+def test_what_it_set_comes_although_it_left(standing):
+    """Timers, calls and deadlines of a program that is gone."""
+    standing()
+    with attach("one"):
+        out = Chan(4, name="fires")
+        out.send(Timer(0.05).c)
+        out.send(context.with_timeout(context.background(), 0.05)[0])
+        after_func(0.05, out.send, "called")
+        out.send("last")
+    with attach("one"):
+        out = Chan(4, name="fires")
+        got = [out.recv(DEADLINE_S) for _ in range(4)]
+        assert "called" in got and "last" in got
+        timer, ctx = (v for v in got if not isinstance(v, str))
+        timer.recv(DEADLINE_S)
+        ctx.done().recv_ok(DEADLINE_S)
+        assert isinstance(ctx.err(), context.DeadlineExceeded)
 
 
 def test_everything_works_from_a_program_that_joined(standing):

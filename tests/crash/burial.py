@@ -13,6 +13,7 @@ from collections import deque
 from greenlet import GreenletExit, getcurrent, greenlet
 
 from mproc_go.chan import ops
+from mproc_go.lib import alarm
 from mproc_go.runtime import process as rt
 from mproc_go.runtime import spawn
 from mproc_go.runtime.process import M, Process
@@ -125,6 +126,21 @@ class FakeM(M):
         raise AssertionError("nobody stops this program")
 
 
+class StillAlarm(alarm.Alarm):
+    """An alarm whose thread sleeps."""
+
+    def __init__(self, m: FakeM) -> None:
+        super().__init__()
+        self.thread = m
+
+    def _start(self, process):
+        self._m = self.thread
+
+    def entries(self):
+        """(when, base, generation) of what it will look at."""
+        return {entry[:3] for entry in self._heap}
+
+
 class Grave:
     """A segment with a supervisor, two workers that have the two Ps, and a client.
 
@@ -159,6 +175,7 @@ class Grave:
     def _m(self, slot: int) -> FakeM:
         process = Process(self.segment, self.doors.locks(), self.doors.notes, slot, _nothing)
         m = process.tls.m = FakeM(process, slot)
+        process.alarm = StillAlarm(m)
         process.codes = spawn.CodeTable(rt.current)
         m.fibers, m.runnable = {}, deque()
         self.words[m.base + L.M_HOST] = slot
@@ -242,6 +259,14 @@ class Grave:
             m.process.refs.settle(m)
         with self.as_(self.living):
             self.living.process.refs.adopt_orphans(self.living)
+            if self.words[L.S_ADRIFT]:
+                self.adopt(self.living)
+
+    def adopt(self, m: FakeM) -> None:
+        """What a worker does, and then its alarm, once the supervisor says that timers are adrift."""
+        self.words[L.S_ADRIFT] = 0
+        m.process.alarm.adopt(m)
+        m.process.alarm._take_adrift(m)
 
     # ------------------------------------------------------------ rest
     def live(self, which: int) -> list[int]:

@@ -10,7 +10,8 @@ from mproc_go.chan.channel import Chan
 from mproc_go.chan.select import select
 from mproc_go.codec import wire
 from mproc_go.errors import ChanClosed, WorkerLost
-from mproc_go.lib import context, tree
+from mproc_go.lib import clock, context, tree
+from mproc_go.lib.clock import Ticker, Timer
 from mproc_go.runtime import spawn
 from mproc_go.runtime.goroutine import Goroutine, go, gomaxprocs
 from mproc_go.runtime.worker import WorkerM
@@ -583,6 +584,65 @@ def test_ending_a_context():
         assert grave.words[grave.waiter + L.G_DECIDE], "it waits for a context that has ended"
         for node in grave.tree:
             tree.check(grave.words, node._base)
+
+
+LONG_S = 1000.0
+
+
+def looked_at(grave, base, due, look, looker):
+    """Somebody who lives looks in time at the record, if it is to be looked at."""
+    w = grave.words
+    when = w[base + look]
+    if w[base + due] and w[base + L.R_REFS]:
+        eyes = {m.slot: m.process.alarm for m in (grave.living, grave.client)}
+        assert w[base + looker] in eyes, f"slot {w[base + looker]} is to look"
+        assert (when, base, w[base + L.R_GEN]) in eyes[w[base + looker]].entries()
+
+
+@pytest.mark.parametrize("what", ["sooner", "later", "stop", "ticker"])
+@pytest.mark.parametrize("armed", [False, True], ids=["stopped", "armed"])
+def test_setting_a_timer(what, armed):
+    """A timer that is armed is looked at in time, by somebody who lives, whoever died setting it."""
+
+    def build(grave):
+        with grave.as_(grave.client):
+            grave.timer = (Ticker if what == "ticker" else Timer)(LONG_S)
+            if not armed:
+                grave.timer.stop()
+        return grave.foreign(grave.timer, grave.dead)
+
+    def operate(grave, theirs):
+        if what == "stop":
+            theirs.stop()
+        else:
+            theirs.reset(LONG_S * (2 if what == "later" else 0.5))
+
+    for grave, _state, _n, died in burials(build, operate):
+        base = grave.timer._base
+        clock.check(grave.words, base)
+        looked_at(grave, base, L.TM_DEADLINE, L.TM_LOOK, L.TM_LOOKER)
+        assert bool(grave.words[base + L.TM_DEADLINE]) == (what != "stop") or died
+
+
+def test_taking_on_the_timers_of_the_dead():
+    """Whoever dies taking them on leaves the rest, and what he had, to the next."""
+
+    def build(grave):
+        with grave.as_(grave.client):
+            grave.timers = [Timer(LONG_S) for _ in range(3)]
+            grave.ctx, _ = context.with_timeout(context.background(), LONG_S)
+        for timer in grave.timers:
+            grave.words[timer._base + L.TM_LOOKER] = 0
+        grave.words[grave.ctx._base + L.CX_LOOKER] = 0
+        grave.words[L.S_ADRIFT] = 1
+
+    for grave, _state, _n, _died in burials(build, lambda grave, _: grave.adopt(grave.dead)):
+        for timer in grave.timers:
+            clock.check(grave.words, timer._base)
+            looked_at(grave, timer._base, L.TM_DEADLINE, L.TM_LOOK, L.TM_LOOKER)
+            assert grave.words[timer._base + L.TM_LOOKER] == LIVING
+        looked_at(grave, grave.ctx._base, L.CX_LOOK, L.CX_LOOK, L.CX_LOOKER)
+        assert grave.words[grave.ctx._base + L.CX_LOOKER] == LIVING
 
 
 MAKERS = {

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import os
 import random
+import signal
 
 import pytest
 
@@ -23,6 +25,7 @@ STEP = 7
 LONG_S = 1000.0
 # What is in the hands of the dead alone for a few stores stays allocated (docs/architecture.md, "Death of a worker").
 FEW = 20
+EYES = (L.KIND_WORKER, L.KIND_CLIENT)
 
 
 @pytest.fixture(params=["some", pytest.param("all", marks=pytest.mark.slow)])
@@ -139,7 +142,10 @@ def _waiting_to_send(ch):
 
 # ---------------------------------------------------------------- timers
 def timer_whole(timer):
+    """Somebody who lives looks at it in time, if it is armed."""
     m = rt.current()
+    w, base = m.w, timer._base
+    until(lambda: not w[base + L.TM_DEADLINE] or w[L.slot_base(w[base + L.TM_LOOKER]) + L.M_KIND] in EYES)
     m.enter(timer._lock)
     clock.check(m.w, timer._base)
     m.leave(timer._lock)
@@ -176,6 +182,7 @@ def test_killed_in_a_timer(runtime, name, fired):
 
     def check(died, active):
         assert died or active
+        timer_whole(state["timer"])
         works(state["timer"])
 
     assert kill_everywhere(OPERATIONS[name], _Check(prepare, check)) > 2
@@ -251,6 +258,56 @@ def test_killed_in_waits_that_end(runtime, stores):
         usable(mx)
 
     assert kill_everywhere(wait_in_vain, _Check(prepare, check), **stores) > 4
+
+
+def set_all_and_die(out, seconds):
+    """Send out what fires by itself, and die."""
+    out.send(Timer(seconds).c)
+    ticker = Ticker(seconds)
+    out.send(ticker.c)
+    after_func(seconds, out.send, "called")
+    out.send(context.with_timeout(context.background(), seconds)[0])
+    # Not a handle of this one leaves, but for its child's.
+    out.send(context.with_cancel(context.with_timeout(context.background(), seconds)[0])[0])
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.05], ids=["due at once", "due later"])
+def test_what_a_dead_worker_set_fires(runtime, seconds):
+    """Timers, tickers, calls and deadlines go on without the worker that set them, though nobody touches them."""
+    out = Chan(8)
+    with pytest.raises(WorkerLost):
+        go(set_all_and_die, out, seconds or 0.001).result(DEADLINE_S)
+    got = [out.recv(DEADLINE_S) for _ in range(5)]
+    assert got.count("called") == 1
+    got.remove("called")
+    timer, ticks, ctx, child = got
+    assert timer.recv(DEADLINE_S) <= ticks.recv(DEADLINE_S) + DEADLINE_S
+    ticks.recv(DEADLINE_S)  # it goes on
+    for c in (ctx, child):
+        wait_done(c)
+        assert isinstance(c.err(), context.DeadlineExceeded)
+
+
+def test_workers_die_one_after_the_other(runtime):
+    """What was taken on once is taken on again."""
+    out = Chan(1)
+
+    def die():
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def arm(seconds):
+        timer = Timer(seconds)
+        out.send(timer.c)
+        die()
+
+    with pytest.raises(WorkerLost):
+        go(arm, 1).result(DEADLINE_S)
+    c = out.recv(DEADLINE_S)
+    for _ in range(6):
+        with pytest.raises(WorkerLost):
+            go(die).result(DEADLINE_S)
+    c.recv(DEADLINE_S)
 
 
 # ---------------------------------------------------------------- the thread that fires

@@ -90,7 +90,7 @@ def test_a_timer_that_the_dead_one_set_can_be_set_anew():
     lost(handle)
     assert timer.reset(600) is True  # later than the look that died with the worker
     m = timer._m()
-    assert m.w[timer._base + TM_LOOKER] == os.getpid()
+    assert m.w[timer._base + TM_LOOKER] == m.process.host
     assert timer.reset(0.01) is True
     timer.c.recv(DEADLINE_S)
 
