@@ -11,7 +11,7 @@ from mproc_go.chan.sending import Sending
 from mproc_go.runtime import process as rt
 from mproc_go.runtime.handle import register
 from mproc_go.runtime.message import discard, fetch
-from mproc_go.runtime.process import M
+from mproc_go.runtime.process import M, integer
 from mproc_go.sched import repairs
 from mproc_go.shm.layout import (
     BLOCK_DATA,
@@ -88,8 +88,7 @@ class Chan(Sending[T], Receiving[T], Generic[T]):
     KIND = KIND_CHAN
 
     def __init__(self, capacity: int = 0, *, name: str | None = None) -> None:
-        if not isinstance(capacity, int) or isinstance(capacity, bool):
-            raise TypeError(f"capacity of a channel is an integer, not {type(capacity).__name__}")
+        capacity = integer(capacity, "capacity of a channel is an integer")
         if capacity < 0 or capacity > _MAX_CAPACITY:
             raise ValueError(f"makechan: size out of range: {capacity}")
         if name is not None:

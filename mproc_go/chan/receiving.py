@@ -16,7 +16,7 @@ from mproc_go.codec import wire
 from mproc_go.errors import RECV_ON_CLOSED, ChanClosed, WouldBlock
 from mproc_go.runtime.message import Body, copy, discard, fetch, open_message
 from mproc_go.runtime.park import park
-from mproc_go.runtime.process import M, deadline_of, seconds, whole
+from mproc_go.runtime.process import M, deadline_of, integer, seconds, whole
 from mproc_go.sched import states, waitq
 from mproc_go.shm.layout import (
     CH_CLOSED,
@@ -135,6 +135,9 @@ class Receiving(End, Generic[T]):
     def _recv_slow(self, m: M, timeout: float | None) -> tuple[Any, bool]:
         """The lock is held."""
         # Cost: 1 us with a sender there, else 1.2 us and the wait. Both are what ops.py does, written out.
+        if m.w[H_STOP]:
+            m.leave(self._lock)
+            m.interrupted()
         w, ch, lock = m.w, self._base, self._lock
         s = w[ch + CH_SENDQ]
         if s and not self._cap and not w[s + SG_SELECT]:  # straight from a sender that waits for nothing else
@@ -195,8 +198,6 @@ class Receiving(End, Generic[T]):
             if hdr & NOT_PLAIN:
                 return open_message(m, hdr, body), True
             return wire.decode(hdr, body), True  # type: ignore[arg-type]
-        if w[H_STOP]:
-            m.interrupted()
         if outcome == ops.CLOSED:
             return None, False
         raise TimeoutError("channel receive: nothing is there")
@@ -244,8 +245,7 @@ class Receiving(End, Generic[T]):
             TypeError: `n` is not an integer.
             ValueError: it is less than 1.
         """
-        if not isinstance(n, int) or isinstance(n, bool):
-            raise TypeError(f"recv_many takes a number of messages, not {type(n).__name__}")
+        n = integer(n, "recv_many takes a number of messages")
         if n < 1:
             raise ValueError(f"recv_many takes one message at least, not {n}")
         m = self._m()

@@ -170,10 +170,10 @@ class Sending(End, Generic[T]):
             raise TimeoutError(f"channel send: nobody took it within {timeout} s")
         m.leave(lock)
         discard(m, hdr, body)
-        if outcome == ops.CLOSED:
-            raise ChanClosed(SEND_ON_CLOSED)
         if w[H_STOP]:
             m.interrupted()
+        if outcome == ops.CLOSED:
+            raise ChanClosed(SEND_ON_CLOSED)
         raise TimeoutError("channel send: would have to wait")
 
     def send_nowait(self, v: T) -> None:
@@ -232,6 +232,8 @@ class Sending(End, Generic[T]):
                 self.send(v)
             return
         m = self._m()
+        if m.w[H_STOP]:
+            m.interrupted()
         values = iter(iterable)
         batch: list[tuple[int, Body]] = []
         failed: Exception | None = None
@@ -296,5 +298,7 @@ class Sending(End, Generic[T]):
         m.leave(self._lock)
         for g in woken:
             m.ready(g)
+        if m.w[H_STOP]:
+            m.surface()
         if not was_open:
             raise ChanClosed(CLOSE_OF_CLOSED)

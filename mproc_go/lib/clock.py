@@ -47,6 +47,7 @@ from mproc_go.shm.layout import (
 )
 
 _LOOK = 1
+_WHAT = "a time is a number of seconds"
 
 
 class _Clock(SharedHandle):
@@ -103,7 +104,7 @@ class Timer(_Clock):
     """Sends the time on ``.c``, once, in `seconds` from now; zero or less: at once.
 
     Raises:
-        ValueError: `seconds` is not a number.
+        TypeError, ValueError: `seconds` is not a number.
         SharedMemoryFull: no room.
         NotRunning: no room for one more thread, which fires the timers of this process.
 
@@ -115,7 +116,7 @@ class Timer(_Clock):
     KIND = KIND_TIMER
 
     def __init__(self, seconds: float) -> None:
-        when = alarm.deadline_ns(seconds)
+        when = _moment(seconds)
         self._make_channel()
         self._set(when, 0)
 
@@ -131,7 +132,7 @@ class Timer(_Clock):
 
         Raises: ValueError as the constructor.
         """
-        return self._set(alarm.deadline_ns(seconds), 0)
+        return self._set(_moment(seconds), 0)
 
 
 class Ticker(_Clock):
@@ -139,7 +140,7 @@ class Ticker(_Clock):
 
     Raises:
         ValueError: `seconds` is not above zero.
-        SharedMemoryFull, NotRunning: as :class:`Timer`.
+        TypeError, SharedMemoryFull, NotRunning: as :class:`Timer`.
 
     Source: Go time.NewTicker.
     """
@@ -168,9 +169,14 @@ class Ticker(_Clock):
 
 
 def _period(seconds: float, text: str) -> int:
-    if not seconds > 0:
+    seconds = rt.seconds(seconds, _WHAT)
+    if seconds <= 0:
         raise ValueError(text)
     return alarm.NEVER_NS if seconds >= 1e9 else max(1, int(seconds * 1e9))
+
+
+def _moment(seconds: float) -> int:
+    return alarm.deadline_ns(rt.seconds(seconds, _WHAT))
 
 
 def after(seconds: float) -> Chan[float]:
@@ -196,7 +202,7 @@ def after_func(seconds: float, fn: Callable[..., Any], /, *args: Any, **kwargs: 
     """
     if not callable(fn):
         raise TypeError(GO_OF_NIL if fn is None else f"after_func needs a function, not {type(fn).__name__}")
-    when = alarm.deadline_ns(seconds)
+    when = _moment(seconds)
     hdr, body = message.pack(rt.current(), (fn, args, kwargs), 0)
     timer = Timer.__new__(Timer)
     try:

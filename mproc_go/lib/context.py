@@ -58,6 +58,7 @@ from mproc_go.shm.layout import (
 )
 
 _LOOK = 2
+_WHAT = "a time is a number of seconds"
 _float_bits = struct.Struct("<d")
 _word = struct.Struct("<Q")
 
@@ -163,19 +164,31 @@ class _Node(SharedHandle, Context):
     def value(self, key: Any) -> Any:
         m = self._m()
         w = m.w
+        if w[H_STOP]:
+            m.surface()
         context: Context = self
         while isinstance(context, _Node):
             base = context._base
-            if w[base + CX_ROLE] == CX_VALUE:
-                if context._key is _NO_KEY:
-                    context._key = message.copy(m, w[base + CX_KEY], w[base + CX_KEY + 1] or b"")
-                if context._key == key:
-                    return message.copy(m, w[base + CX_MSG], w[base + CX_MSG + 1] or b"")
+            if w[base + CX_ROLE] == CX_VALUE and context._own_key(m) == key:
+                return message.copy(m, w[base + CX_MSG], w[base + CX_MSG + 1] or b"")
             context = context._parent()
         return None
 
+    def _own_key(self, m: M) -> Any:
+        """The key of a context with a value."""
+        if self._key is _NO_KEY:
+            w, at = m.w, self._base + CX_KEY
+            self._key = message.copy(m, w[at], w[at + 1] or b"")
+        return self._key
+
     def deadline(self) -> float | None:
-        w = self._m().w
+        m = self._m()
+        w = m.w
+        if w[H_STOP]:
+            m.surface()
+        return self._deadline(w)
+
+    def _deadline(self, w: Any) -> float | None:
         if not w[self._base + CX_DEADLINE]:
             return None
         wall: float = _float_bits.unpack(_word.pack(w[self._base + CX_WALL]))[0]
@@ -190,7 +203,10 @@ class _Node(SharedHandle, Context):
 
     def _cancel(self) -> None:
         """End it, and all that end with it; once it has ended this does nothing. Blocks: never."""
-        tree.end(self._m(), self._base, CX_CANCELED)
+        m = self._m()
+        tree.end(m, self._base, CX_CANCELED)
+        if m.w[H_STOP]:
+            m.surface()
 
     def _cancel_cause(self, cause: BaseException | None = None) -> None:
         """End it as by a cancel, with a cause.
@@ -203,6 +219,9 @@ class _Node(SharedHandle, Context):
         if not isinstance(cause, BaseException):
             raise TypeError(f"a cause is an exception, not {type(cause).__name__}")
         self._cancel_for(cause, "")
+        m = self._m()
+        if m.w[H_STOP]:
+            m.surface()
 
     def _cancel_for(self, cause: BaseException, text: str) -> bool:
         """End it with a cause; `text` is the traceback it left. Return whether it had not ended before."""
@@ -248,17 +267,18 @@ class _Node(SharedHandle, Context):
         return ".".join([repr(context), *reversed(parts)])
 
     def _text(self) -> str:
-        w, base = self._m().w, self._base
+        m = self._m()
+        w, base = m.w, self._base
         role = w[base + CX_ROLE]
         if role == CX_VALUE:
-            self.value(_NO_KEY)  # reads the key
-            return f"WithValue({self._key!r})"
+            return f"WithValue({self._own_key(m)!r})"
         if role != CX_CANCEL:
             return "WithoutCancel" if role == CX_WITHOUT else "AfterFunc"
-        if not w[base + CX_LOOK]:
+        above = w[base + CX_PARENT]
+        if w[base + CX_DEADLINE] == (w[above + CX_DEADLINE] if above else 0):  # none of its own
             return "WithCancel"
         left = (w[base + CX_DEADLINE] - time.monotonic_ns()) / 1e9
-        return f"WithDeadline({self.deadline()} [{left:.3f}s])"
+        return f"WithDeadline({self._deadline(w)} [{left:.3f}s])"
 
 
 def background() -> Context:
@@ -298,6 +318,7 @@ def with_timeout(parent: Context, seconds: float) -> tuple[Context, Callable[[],
         ValueError: `seconds` is not a number.
         TypeError, SharedMemoryFull: as :func:`with_cancel`.
     """
+    seconds = rt.seconds(seconds, _WHAT)
     node = _with_deadline(parent, alarm.deadline_ns(seconds), time.time() + seconds)
     return node, node._cancel
 
@@ -310,7 +331,7 @@ def with_deadline(parent: Context, t: float | datetime.datetime) -> tuple[Contex
 
     Raises: as :func:`with_timeout`.
     """
-    wall = t.timestamp() if isinstance(t, datetime.datetime) else t
+    wall = t.timestamp() if isinstance(t, datetime.datetime) else rt.seconds(t, _WHAT)
     node = _with_deadline(parent, alarm.deadline_ns(wall - time.time()), wall)
     return node, node._cancel
 

@@ -19,6 +19,7 @@ from mproc_go.errors import Deadlock, GoroutinePanic, NotRunning
 from mproc_go.lib.context import Context, background, cancelable
 from mproc_go.runtime.goroutine import Goroutine, go
 from mproc_go.runtime.panics import traceback_text
+from mproc_go.runtime.process import integer
 from mproc_go.runtime.worker import Goexit
 from mproc_go.sync.semaphore import Semaphore
 from mproc_go.sync.waitgroup import WaitGroup
@@ -46,8 +47,8 @@ class Group:
     """
 
     def __init__(self, limit: int | None = None, *, parent: Context | None = None) -> None:
-        if limit is not None and not isinstance(limit, int):
-            raise TypeError(f"limit of a Group is an integer or None, not {type(limit).__name__}")
+        if limit is not None:
+            limit = integer(limit, "limit of a Group is an integer or None")
         if limit is not None and limit < 1:
             raise ValueError(f"limit of a Group is at least 1, not {limit}")
         self._places = None if limit is None else Semaphore(limit)

@@ -15,6 +15,7 @@ from typing import Any, ParamSpec, TypeVar
 from mproc_go.runtime import process as rt
 from mproc_go.runtime.worker import WorkerM
 from mproc_go.sched import states
+from mproc_go.shm.layout import H_STOP
 
 R = TypeVar("R")
 A = ParamSpec("A")
@@ -98,6 +99,8 @@ def blocking(fn: Callable[A, R], /, *args: A.args, **kwargs: A.kwargs) -> R:
     if not callable(fn):
         raise TypeError(f"blocking needs a function to call, not {type(fn).__name__}")
     m = rt.current()
+    if m.w[H_STOP]:
+        m.interrupted()
     if not isinstance(m, WorkerM) or m.cur is m.hub:
         return fn(*args, **kwargs)
     global _threads

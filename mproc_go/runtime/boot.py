@@ -27,7 +27,7 @@ from mproc_go.runtime import process as rt
 from mproc_go.runtime.client import ClientM, Registrar
 from mproc_go.runtime.process import M, Process
 from mproc_go.runtime.spawn import CodeTable
-from mproc_go.runtime.worker import WorkerM
+from mproc_go.runtime.worker import Goexit, WorkerM
 from mproc_go.sched import cpus
 from mproc_go.shm import names
 from mproc_go.shm.doors import Doors
@@ -376,6 +376,7 @@ def run(main: Callable[..., R], *args: Any, procs: int | None = None, **options:
 
     Raises:
         GoroutinePanic: an exception left a goroutine whose handle nobody held.
+        Deadlock: no goroutine can ever run again.
         RuntimeError: called in a goroutine, or while this process has a runtime.
         TypeError, ValueError, SharedMemoryFull, OSError: as :class:`Runtime`.
         Exception: what `main` raises.
@@ -384,7 +385,19 @@ def run(main: Callable[..., R], *args: Any, procs: int | None = None, **options:
         raise TypeError(f"run needs a function to call, not {type(main).__name__}")
     check_options({"procs": procs, **options})
     with Runtime(procs, **options):
-        return main(*args)
+        _main_thread().in_main = True
+        try:
+            return main(*args)
+        except Goexit:
+            pass
+        _main_thread().outlive()
+
+
+def _main_thread() -> ClientM:
+    # No variable of run's: the traceback of what main raises would keep the whole runtime.
+    m = rt.current()
+    assert isinstance(m, ClientM)
+    return m
 
 
 rt.CALLS_OUT.add(run.__code__)

@@ -10,6 +10,7 @@ import os
 import sys
 import threading
 import time
+from typing import NoReturn
 
 from mproc_go.errors import Deadlock, NotRunning
 from mproc_go.runtime import panics
@@ -50,11 +51,16 @@ CHECK_S = 0.1
 
 
 class ClientM(M):
-    """A thread that waits by sleeping."""
+    """A thread that waits by sleeping.
+
+    Attributes:
+        in_main: it is in the function that ``run`` was given.
+    """
 
     def __init__(self, process: Process, slot: int) -> None:
         super().__init__(process, slot)
         self._ident = threading.get_ident()
+        self.in_main = False
         process.outsiders.known[self._ident] = slot
         w = self.w
         g = take(self, POOL_G)
@@ -113,6 +119,21 @@ class ClientM(M):
             self.interrupted()
         os.sched_yield()
 
+    def outlive(self) -> NoReturn:
+        """The goroutine ended by goexit, and the program goes on: wait for its end, and raise it.
+
+        Raises:
+            Deadlock, GoroutinePanic, WorkerLost, NotRunning: as :meth:`interrupted`.
+        """
+        finished = self.base + M_FINISHED
+        self.w[finished] += 1  # num_goroutine does not count it
+        try:
+            self.begin_wait(states.GOEXIT)
+            while True:
+                self.park()
+        finally:
+            self.w[finished] -= 1  # it is counted as ended when its slot is given back
+
     def interrupted(self) -> None:
         if self.process.over is not None:
             raise NotRunning(self.process.over)
@@ -120,7 +141,9 @@ class ClientM(M):
         if isinstance(error, Deadlock):
             error = Deadlock(self._with_our_stacks(str(error)))
         self.process.told = True
-        raise error if error is not None else NotRunning(f"{self.process.title} was closed while it was used here")
+        if error is None:
+            raise NotRunning(f"{self.process.title} was closed while it was used here")
+        raise error
 
     def _with_our_stacks(self, text: str) -> str:
         """The supervisor's report with the stacks of this process's threads, which it could not ask."""

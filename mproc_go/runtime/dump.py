@@ -19,6 +19,7 @@ from mproc_go.shm.layout import (
     BLOCK_DATA,
     G_GOID,
     H_SLOTS,
+    H_STOP,
     KIND_WORKER,
     L_SCHED,
     M_DUMP,
@@ -47,7 +48,10 @@ def frames_text(frame: FrameType | None) -> str:
             first = i + 1
     while first < len(summary) and "runpy" in summary[first].filename:
         first += 1
-    return "".join(traceback.format_list(e for e in summary[first:] if not e.filename.startswith(_MACHINERY)))
+    entries = summary[first:]
+    users = [e for e in entries if not e.filename.startswith(_MACHINERY)]
+    # A goroutine that runs a method of ours, as ``go(ch.recv)`` does, has nothing else to show.
+    return "".join(traceback.format_list(users or [e for e in entries if not e.name.startswith("_")][:1]))
 
 
 def worker_text(m: Any) -> str:
@@ -120,7 +124,10 @@ def stacks() -> str:
     Blocks: briefly, for the workers to answer; one that is busy in a C call is shown without its stacks.
     Source: Go runtime.Stack(all).
     """
-    return stacks_text(rt.current()) + "\n"
+    m = rt.current()
+    if m.w[H_STOP]:
+        m.surface()
+    return stacks_text(m) + "\n"
 
 
 def stats() -> dict[str, Any]:
@@ -128,4 +135,7 @@ def stats() -> dict[str, Any]:
 
     Returns: a plain dict; memory in bytes. Each figure is true, but not all are of one moment.     Blocks: never.
     """
-    return figures.stats_of(rt.current().w)
+    m = rt.current()
+    if m.w[H_STOP]:
+        m.surface()
+    return figures.stats_of(m.w)

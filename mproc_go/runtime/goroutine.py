@@ -13,8 +13,9 @@ from mproc_go.errors import NotRunning, WorkerLost
 from mproc_go.observe.stacks import state_text
 from mproc_go.runtime import message, panics, park, spawn
 from mproc_go.runtime import process as rt
+from mproc_go.runtime.client import ClientM
 from mproc_go.runtime.handle import SharedHandle, register
-from mproc_go.runtime.process import M, deadline_of, seconds, whole
+from mproc_go.runtime.process import M, deadline_of, integer, seconds, whole
 from mproc_go.runtime.worker import Goexit, WorkerM
 from mproc_go.sched import idle, runq, states, waitq
 from mproc_go.shm.layout import (
@@ -59,6 +60,8 @@ class Goroutine(SharedHandle, Generic[R]):
         """Whether it has ended. Blocks: never."""
         m = self._m()
         m.latest = 0
+        if m.w[H_STOP]:
+            m.surface()
         return bool(m.w[self._base + G_STATUS] & states.STATUS_MASK >= states.DONE)
 
     def result(self, timeout: float | None = None) -> R:
@@ -91,6 +94,8 @@ class Goroutine(SharedHandle, Generic[R]):
         w, g = m.w, self._base
         if timeout is not None:
             timeout = seconds(timeout)
+        if w[H_STOP]:
+            m.interrupted()
         if w[g + G_STATUS] & states.STATUS_MASK < states.DONE:
             self._wait(m, timeout)
         # The record is ours to read as long as we hold the handle; each reader makes its own copy.
@@ -248,8 +253,7 @@ class Go:
         Raises:
             TypeError, ValueError: it is not an integer, or negative.
         """
-        if not isinstance(retries, int) or isinstance(retries, bool):
-            raise TypeError(f"retries is an integer, not {type(retries).__name__}")
+        retries = integer(retries, "retries is an integer")
         if retries < 0:
             raise ValueError(f"retries is not negative: {retries}")
         return Go(retries)
@@ -277,12 +281,18 @@ def goid() -> int:
 def goexit() -> NoReturn:
     """End the calling goroutine, after its finally blocks; its result is None. Source: Go runtime.Goexit.
 
+    In the function that ``run`` was given it ends that one, and the program goes on: ``run`` then raises what ends it.
+    Once no other goroutine is left that is a ``Deadlock``, as in Go.
+
     Raises:
-        RuntimeError: called in a thread that runs no goroutines of its own, like the main program.
+        RuntimeError: this thread runs no goroutine that could end: it is not in ``run``.
     """
-    if isinstance(rt.current(), WorkerM):
+    m = rt.current()
+    if m.w[H_STOP]:
+        m.interrupted()
+    if isinstance(m, WorkerM) or (isinstance(m, ClientM) and m.in_main):
         raise Goexit
-    raise RuntimeError("goexit: the main program is no goroutine that could end by itself; return from it instead")
+    raise RuntimeError("goexit: this thread runs no goroutine that could end by itself; return from it instead")
 
 
 def num_goroutine() -> int:
@@ -294,19 +304,20 @@ def num_goroutine() -> int:
 
 
 def gomaxprocs(n: int | None = None) -> int:
-    """Set how many goroutines run at the same time, and return how many it was; None only asks.
+    """Set how many goroutines run at the same time, and return how many it was; None and 0 only ask.
 
     Raises:
         TypeError: `n` is not an integer.
-        ValueError: it is less than 1, or more than the runtime can have.
+        ValueError: it is negative, or more than the runtime can have.
 
     Source: Go runtime.GOMAXPROCS.
     """
     m = rt.current()
-    if n is None:
+    if m.w[H_STOP]:
+        m.interrupted()
+    n = 0 if n is None else integer(n, "gomaxprocs: an integer")
+    if not n:
         return int(m.w[S_GOMAXPROCS])
-    if not isinstance(n, int) or isinstance(n, bool):
-        raise TypeError(f"gomaxprocs: an integer, not {type(n).__name__}")
     most = min(MAX_PS, m.w[H_MAX_MS])
     if not 1 <= n <= most:
         raise ValueError(f"gomaxprocs: at least 1 and at most {most} (max_ms), not {n}")
@@ -322,9 +333,12 @@ def sleep(seconds: float) -> None:
 
     Source: Go time.Sleep.
     """
-    seconds_ = rt.seconds(seconds)
+    seconds_ = rt.seconds(seconds, "sleep takes a number of seconds")
+    m = rt.current()
+    if m.w[H_STOP]:
+        m.interrupted()
     if seconds_ > 0:
-        rt.current().pause(time.monotonic() + min(seconds_, 1e9))
+        m.pause(time.monotonic() + min(seconds_, 1e9))
 
 
 register(Goroutine, spawn.forget)

@@ -12,6 +12,7 @@ from mproc_go.runtime import process as rt
 from mproc_go.runtime import refs
 from mproc_go.runtime.process import M
 from mproc_go.shm.layout import (
+    H_STOP,
     KIND_ARRAY,
     KIND_ATOMIC,
     KIND_BUFFER,
@@ -76,6 +77,8 @@ class SharedHandle(handles.Handle):
 
     def _make(self, m: M, pool: int) -> int:
         """Take a record and be its first handle; return its base. The caller fills it."""
+        if m.w[H_STOP]:
+            m.interrupted()
         # Handles that died in critical sections are worked off first, so that a program that only makes and drops
         # channels stays flat.
         m.process.refs.settle(m)

@@ -12,7 +12,7 @@ import time
 from typing import Any
 
 from mproc_go.runtime import process as rt
-from mproc_go.runtime.process import deadline_of
+from mproc_go.runtime.process import deadline_of, seconds
 from mproc_go.runtime.worker import WorkerM
 from mproc_go.sched import states
 from mproc_go.shm.layout import H_STOP
@@ -119,7 +119,7 @@ def wait_readable(fd: int | Any, timeout: float | None = None) -> None:
     Raises:
         TimeoutError: it did not become ready in time.
         OSError: no open descriptor.
-        TypeError, ValueError: not a descriptor at all.
+        TypeError, ValueError: not a descriptor at all, or no timeout.
 
     Blocks: the goroutine.     Source: Go internal/poll runtime_pollWait.
     """
@@ -133,13 +133,21 @@ def wait_writable(fd: int | Any, timeout: float | None = None) -> None:
 
 def _wait(fd: int | Any, write: bool, timeout: float | None) -> None:
     if not isinstance(fd, int):
-        fd = fd.fileno()
+        try:
+            fd = fd.fileno()
+        except AttributeError:
+            kind = type(fd).__name__
+            raise TypeError(f"a descriptor is an integer, or an object with fileno(), not {kind}") from None
+    if timeout is not None:
+        timeout = seconds(timeout)
     if fd < 0:
         raise ValueError(f"not an open descriptor: {fd}")
     m = rt.current()
+    if m.w[H_STOP]:
+        m.interrupted()
     deadline = deadline_of(timeout)
     if not isinstance(m, WorkerM) or (timeout is not None and timeout <= 0):
-        return _wait_here(m, fd, write, deadline)
+        return _wait_here(m, fd, write, timeout, deadline)
     global _poller
     if _poller is None:
         _poller = Poller(m)
@@ -165,7 +173,7 @@ def _wait(fd: int | Any, write: bool, timeout: float | None) -> None:
         raise TimeoutError(f"descriptor {fd} was not ready within {timeout} s")
 
 
-def _wait_here(m: rt.M, fd: int, write: bool, deadline: float | None) -> None:
+def _wait_here(m: rt.M, fd: int, write: bool, timeout: float | None, deadline: float | None) -> None:
     """A thread that runs no other goroutines simply waits."""
     poll = select.poll()
     poll.register(fd, select.POLLOUT if write else select.POLLIN | select.POLLPRI)
@@ -179,4 +187,4 @@ def _wait_here(m: rt.M, fd: int, write: bool, deadline: float | None) -> None:
         if m.w[H_STOP]:
             m.interrupted()
         if deadline is not None and time.monotonic() >= deadline:
-            raise TimeoutError(f"descriptor {fd} was not ready in time")
+            raise TimeoutError(f"descriptor {fd} was not ready within {timeout} s")

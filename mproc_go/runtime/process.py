@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import functools
 import importlib
+import math
+import operator
 import select
 import sys
 import threading
@@ -227,6 +229,15 @@ class M(Thread):
         """Called where ``w[H_STOP]`` is set: raise what ended the program, or never return."""
         bug("this thread can't wait")
 
+    def surface(self) -> None:
+        """As :meth:`interrupted`, in calls that only look at something or give it back: later they go on.
+
+        What ended the program is raised at the next call of whatever kind. The ``finally`` blocks it then runs through
+        are not cut short by raising it again.
+        """
+        if not self.process.told:
+            self.interrupted()
+
     def ready(self, g: int) -> None:
         """Deliver the decision of `g`: have its M run it on. Blocks: for the inbox lock of that M."""
         deliver(self, g)
@@ -349,6 +360,8 @@ def whole(method: Callable[Concatenate[Any, A], R]) -> Callable[Concatenate[Any,
 
 # Longer than any program runs, and short enough for every clock.
 _FOR_EVER_S = 1e9
+# Beyond what any clock or sum of ours is computed with.
+_FAR_S = 1e18
 
 # The runtime of this process, if one is entered.
 process: Process | None = None
@@ -379,22 +392,43 @@ def owner(tls: Any) -> Process:
     return p
 
 
-def seconds(timeout: float) -> float:
-    """A public timeout, checked. Runs: before any lock is taken, which an exception must not leave behind.
+def seconds(given: Any, what: str = "timeout is a number of seconds, or None to wait for ever") -> float:
+    """A number of seconds that a user gave, checked. Runs: before any lock is taken, which an exception must not leave.
+
+    Args:
+        what: for the error, what was to be given.
 
     Raises:
         TypeError: it is no number.
         ValueError: it is not a number (NaN).
     """
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float):
+    if isinstance(given, bool) or not isinstance(given, int | float):
         try:
-            timeout = float(timeout.__float__())  # Fraction, Decimal, NumPy's
+            given = float(given.__float__())  # Fraction, Decimal, NumPy's
         except AttributeError:
-            kind = type(timeout).__name__
-            raise TypeError(f"timeout is a number of seconds, or None to wait for ever, not {kind}") from None
-    if timeout != timeout:
-        raise ValueError("timeout is not a number (NaN)")
-    return timeout
+            raise TypeError(f"{what}, not {type(given).__name__}") from None
+    if given != given:
+        raise ValueError(f"{what}, not NaN")
+    if not -_FAR_S < given < _FAR_S:  # also of an integer too large for a float
+        return math.inf if given > 0 else -math.inf
+    return given  # type: ignore[no-any-return]
+
+
+def integer(given: Any, what: str) -> int:
+    """An integer that a user gave: an int, or what Python takes for one (NumPy's). A bool is a mistake.
+
+    Args:
+        what: for the error, what was to be given.
+
+    Raises:
+        TypeError: it is none.
+    """
+    if not isinstance(given, bool):
+        try:
+            return operator.index(given)
+        except TypeError:
+            pass
+    raise TypeError(f"{what}, not {type(given).__name__}")
 
 
 def deadline_of(timeout: float | None) -> float | None:

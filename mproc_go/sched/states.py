@@ -45,9 +45,11 @@ TIMERS_IDLE: Final = 26
 TIMERS: Final = 27
 # An asyncio task in a channel operation, and the thread that wakes such tasks (chan/aio.py).
 ASYNCIO: Final = 28
+# The thread of a main function that ended by goexit: it is there only to be told how the program ends.
+GOEXIT: Final = 29
 
-# Go's system goroutines: nobody's, in no report, and no panic where they are lost.
-SYSTEM: Final = (TIMERS_IDLE, TIMERS, ASYNCIO)
+# Go's system goroutines, and what is none any more: in no report, and no panic where they are lost.
+SYSTEM: Final = (TIMERS_IDLE, TIMERS, ASYNCIO, GOEXIT)
 
 # Text of each wait reason, as Go prints it.
 REASON_TEXT: Final = {
@@ -71,6 +73,7 @@ REASON_TEXT: Final = {
     TIMERS_IDLE: "timer goroutine (idle)",
     TIMERS: "timer goroutine",
     ASYNCIO: "asyncio",
+    GOEXIT: "goexit",
 }
 
 

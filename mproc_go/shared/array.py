@@ -25,7 +25,7 @@ from mproc_go.runtime.buffers import free_memory, new_memory, start_of, view_of
 from mproc_go.runtime.goroutine import Goroutine, start_quiet
 from mproc_go.runtime.handle import SharedHandle, register
 from mproc_go.shared import dtype as dtypes
-from mproc_go.shm.layout import AR_BYTES, KIND_ARRAY, MB_BLOCK, MB_BYTES, R_GEN, S_GOMAXPROCS
+from mproc_go.shm.layout import AR_BYTES, H_STOP, KIND_ARRAY, MB_BLOCK, MB_BYTES, R_GEN, S_GOMAXPROCS
 
 if TYPE_CHECKING:
     import numpy
@@ -102,6 +102,8 @@ class SharedArray(SharedHandle):
         n_bytes = self.nbytes
         described = pickle.dumps((self._shape, tuple(self._item)), 5)
         m = rt.current()
+        if m.w[H_STOP]:
+            m.interrupted()
         base = new_memory(m, KIND_ARRAY, n_bytes + len(described), zeroed=True)
         self._bind(m, base, m.w[base + R_GEN])  # from here on the record goes with this object
         m.w[m.w[base + MB_BLOCK] + AR_BYTES] = n_bytes

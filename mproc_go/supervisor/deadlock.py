@@ -45,6 +45,7 @@ from mproc_go.shm.layout import (
 from mproc_go.supervisor.thread import SupervisorThread
 
 TEXT = "all goroutines are asleep - deadlock!"
+NO_GOROUTINES = "no goroutines (main called runtime.Goexit) - deadlock!"
 
 
 class Detector:
@@ -89,7 +90,8 @@ class Detector:
         workers = [s for s in range(1, w[H_SLOTS]) if w[slot_base(s) + M_KIND] == KIND_WORKER]
         number = max(w[slot_base(s) + M_DUMP] for s in workers) + 1 if workers else 1
         found = stacks.collect(t, number, workers)
-        text = f"{TEXT}\n\n{stacks.report(t, found)}"
+        report = stacks.report(t, found)
+        text = f"{TEXT}\n\n{report}" if report else NO_GOROUTINES
         circle = stacks.cycle(t)
         if circle:
             text += "\n\nwho waits for whom: goroutine " + " -> ".join(map(str, circle))

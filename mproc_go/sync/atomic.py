@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from mproc_go.runtime import process as rt
 from mproc_go.runtime.handle import SharedHandle, register
-from mproc_go.runtime.process import M, whole
+from mproc_go.runtime.process import M, integer, whole
 from mproc_go.shm.layout import AI_VALUE, H_STOP, KIND_ATOMIC, O_KIND, POOL_OBJECT, R_GEN
 from mproc_go.shm.pool import give
 
 _MIN = -(1 << 63)
 _MAX = (1 << 63) - 1
 _MASK = (1 << 64) - 1
+_WHAT = "AtomicInt: an integer"
 
 
 class AtomicInt(SharedHandle):
@@ -72,7 +73,7 @@ class AtomicInt(SharedHandle):
         """
         # Cost: 1.0 us = 1 lock, 3 words
         if not isinstance(n, int):
-            raise TypeError(f"AtomicInt: an integer, not {type(n).__name__}")
+            n = integer(n, _WHAT)
         try:
             m = self._tls.m
         except AttributeError:
@@ -146,7 +147,7 @@ class AtomicInt(SharedHandle):
 def _word(v: int) -> int:
     """The word that holds `v`."""
     if not isinstance(v, int):
-        raise TypeError(f"AtomicInt: an integer, not {type(v).__name__}")
+        v = integer(v, _WHAT)
     if not _MIN <= v <= _MAX:
         raise OverflowError(f"AtomicInt: {v} does not fit into 64 bits")
     return v & _MASK

@@ -14,7 +14,7 @@ from mproc_go.codec.handles import open_handle
 from mproc_go.runtime import park
 from mproc_go.runtime import process as rt
 from mproc_go.runtime.handle import SharedHandle, register
-from mproc_go.runtime.process import M, deadline_of, whole
+from mproc_go.runtime.process import M, deadline_of, seconds, whole
 from mproc_go.sched import repairs, states, waitq
 from mproc_go.shm.layout import (
     CD_KIND,
@@ -94,11 +94,15 @@ class Cond(SharedHandle):
             TimeoutError: no signal came in time.
             RuntimeError: the mutex is not locked.
         """
+        if timeout is not None:
+            timeout = seconds(timeout)
         m = self._m()
         w, lock, q = m.w, self._lock, self._base + CD_WAITQ
         if w[H_STOP]:
             m.interrupted()
-        if timeout is not None and timeout <= 0:
+        if timeout is not None and timeout <= 0:  # others get their turn at the mutex all the same
+            self._mutex.unlock()
+            self._mutex.lock()
             raise TimeoutError("Cond: no signal")
         m.enter(lock)
         waitq.join(w, q, m.begin_wait(states.COND_WAIT))

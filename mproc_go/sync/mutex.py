@@ -30,7 +30,7 @@ from typing import Any, Self
 from mproc_go.errors import UNLOCK_OF_UNLOCKED
 from mproc_go.runtime import process as rt
 from mproc_go.runtime.handle import SharedHandle, register
-from mproc_go.runtime.process import M, deadline_of, whole
+from mproc_go.runtime.process import M, deadline_of, seconds, whole
 from mproc_go.sched import repairs, states, waitq
 from mproc_go.shm.layout import (
     G_DECIDE,
@@ -93,6 +93,8 @@ class Mutex(SharedHandle):
             m = self._tls.m
         except AttributeError:
             m = self._m()
+        if timeout is not None:
+            timeout = seconds(timeout)
         w = m.w
         ph = m.ph
         lock = self._lock
@@ -204,6 +206,8 @@ class Mutex(SharedHandle):
                 w[base + MX_LOCKED] = 0  # publishes
                 lock.release()
                 w[ph] = 0
+                if w[H_STOP]:
+                    m.surface()
                 return
             was_locked = w[base + MX_LOCKED]
             g = pass_on(w, base, m.slot, time.monotonic_ns()) if was_locked else 0
@@ -211,6 +215,8 @@ class Mutex(SharedHandle):
             w[ph] = 0
             if g:
                 m.ready(g)
+            if w[H_STOP]:
+                m.surface()
             if not was_locked:
                 raise RuntimeError(UNLOCK_OF_UNLOCKED)
         except BaseException as error:

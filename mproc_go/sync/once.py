@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from mproc_go.errors import GO_OF_NIL
 from mproc_go.runtime import park
 from mproc_go.runtime import process as rt
 from mproc_go.runtime.handle import SharedHandle, register
-from mproc_go.runtime.process import M, deadline_of, whole
+from mproc_go.runtime.process import M, deadline_of, seconds, whole
 from mproc_go.sched import repairs, states, waitq
 from mproc_go.shm.layout import (
     H_STOP,
@@ -62,9 +63,14 @@ class Once(SharedHandle):
         Raises:
             Exception: what `fn` raises, if it was called here.
             TimeoutError: the call elsewhere did not return in time.
+            TypeError: `fn` can't be called; nothing was done.
 
         Blocks the goroutine.
         """
+        if not callable(fn):
+            raise TypeError(GO_OF_NIL if fn is None else f"Once.do needs a function to call, not {type(fn).__name__}")
+        if timeout is not None:
+            timeout = seconds(timeout)
         m = self._m()
         w, base, lock = m.w, self._base, self._lock
         if w[H_STOP]:

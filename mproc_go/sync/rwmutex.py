@@ -23,7 +23,7 @@ from typing import Any, Self
 from mproc_go.errors import RUNLOCK_OF_UNLOCKED, RW_UNLOCK_OF_UNLOCKED
 from mproc_go.runtime import process as rt
 from mproc_go.runtime.handle import SharedHandle, register
-from mproc_go.runtime.process import M, deadline_of, whole
+from mproc_go.runtime.process import M, deadline_of, seconds, whole
 from mproc_go.sched import repairs, states, waitq
 from mproc_go.shm.layout import (
     H_STOP,
@@ -73,6 +73,8 @@ class RWMutex(SharedHandle):
         Raises:
             TimeoutError: it did not come free in time.
         """
+        if timeout is not None:
+            timeout = seconds(timeout)
         m = self._m()
         w, base, lock = m.w, self._base, self._lock
         if w[H_STOP]:
@@ -116,6 +118,8 @@ class RWMutex(SharedHandle):
         m.leave(self._lock)
         for g in woken:
             m.ready(g)
+        if w[H_STOP]:
+            m.surface()
         if not was_locked:
             raise RuntimeError(RW_UNLOCK_OF_UNLOCKED)
 
@@ -133,6 +137,8 @@ class RWMutex(SharedHandle):
 
         Args, Raises: as :meth:`lock`.
         """
+        if timeout is not None:
+            timeout = seconds(timeout)
         m = self._m()
         w, base, lock = m.w, self._base, self._lock
         if w[H_STOP]:
@@ -180,6 +186,8 @@ class RWMutex(SharedHandle):
         m.leave(self._lock)
         for g in woken:
             m.ready(g)
+        if w[H_STOP]:
+            m.surface()
         if not was_locked:
             raise RuntimeError(RUNLOCK_OF_UNLOCKED)
 

@@ -20,7 +20,7 @@ from typing import Any, Self
 from mproc_go.errors import RELEASE_OF_MORE
 from mproc_go.runtime import process as rt
 from mproc_go.runtime.handle import SharedHandle, register
-from mproc_go.runtime.process import M, deadline_of, whole
+from mproc_go.runtime.process import M, deadline_of, integer, seconds, whole
 from mproc_go.sched import repairs, states, waitq
 from mproc_go.shm.layout import (
     G_SUDOG,
@@ -54,7 +54,7 @@ class Semaphore(SharedHandle):
     KIND = KIND_SEMAPHORE
 
     def __init__(self, n: int) -> None:
-        _check(n)
+        n = _amount(n)
         m = rt.current()
         base = self._make(m, POOL_OBJECT)
         w = m.w
@@ -78,7 +78,9 @@ class Semaphore(SharedHandle):
         w, base, lock = m.w, self._base, self._lock
         if w[H_STOP]:
             m.interrupted()
-        _check(k)
+        k = _amount(k)
+        if timeout is not None:
+            timeout = seconds(timeout)
         if k > w[base + SM_SIZE]:
             raise ValueError(f"Semaphore: {k} permits will never be there, it has {w[base + SM_SIZE]}")
         m.enter(lock)
@@ -110,7 +112,7 @@ class Semaphore(SharedHandle):
 
         Raises: TypeError, ValueError as :meth:`acquire`, but more than there are is only False.
         """
-        _check(k)
+        k = _amount(k)
         m = self._m()
         m.enter(self._lock)
         taken = take(m.w, self._base, k)
@@ -127,7 +129,7 @@ class Semaphore(SharedHandle):
             RuntimeError: that is more than are taken; nothing changed.
             TypeError, ValueError: `k` is not an integer, or negative.
         """
-        _check(k)
+        k = _amount(k)
         m = self._m()
         w, base = m.w, self._base
         woken: list[int] = []
@@ -140,6 +142,8 @@ class Semaphore(SharedHandle):
         m.leave(self._lock)
         for g in woken:
             m.ready(g)
+        if w[H_STOP]:
+            m.surface()
         if k > held:
             raise RuntimeError(RELEASE_OF_MORE)
 
@@ -157,11 +161,12 @@ class Semaphore(SharedHandle):
         return f"<Semaphore {self._base:#x} {w[self._base + SM_HELD]} of {w[self._base + SM_SIZE]} taken>"
 
 
-def _check(k: int) -> None:
+def _amount(k: int) -> int:
     if not isinstance(k, int):
-        raise TypeError(f"Semaphore: an integer, not {type(k).__name__}")
+        k = integer(k, "Semaphore: an integer")
     if not 0 <= k <= _MAX:
         raise ValueError(f"Semaphore: not {k} permits")
+    return k
 
 
 def take(w: Any, base: int, k: int) -> bool:

@@ -13,7 +13,7 @@ from mproc_go.errors import NEGATIVE_WAITGROUP
 from mproc_go.runtime import park, spawn
 from mproc_go.runtime import process as rt
 from mproc_go.runtime.handle import SharedHandle, register
-from mproc_go.runtime.process import M, deadline_of, seconds, whole
+from mproc_go.runtime.process import M, deadline_of, integer, seconds, whole
 from mproc_go.sched import repairs, states, waitq
 from mproc_go.shm.layout import (
     H_ON_PANIC,
@@ -61,7 +61,7 @@ class WaitGroup(SharedHandle):
             ValueError: the counter would become negative, or is beyond 63 bits; it stays as it was.
         """
         if not isinstance(n, int):  # before the lock, which an exception must not leave behind
-            raise TypeError(f"WaitGroup.add takes an integer, not {type(n).__name__}")
+            n = integer(n, "WaitGroup.add takes an integer")
         m = self._m()
         w = m.w
         lock = self._lock
@@ -73,6 +73,8 @@ class WaitGroup(SharedHandle):
         m.leave(lock)
         for g in woken:
             m.ready(g)
+        if w[H_STOP]:
+            m.surface()
         if count < 0:
             raise ValueError(NEGATIVE_WAITGROUP)
         if count >= _TOO_MANY:

@@ -21,7 +21,6 @@ from mproc_go import (
     after,
     blocking,
     go,
-    goexit,
     run,
     select,
     sleep,
@@ -516,14 +515,3 @@ def test_goexit_of_the_last_one(tmp_path):
     assert (done.returncode, done.stdout) == (2, "finally\n")
     assert "goroutine 1 [chan receive]" in done.stderr
     assert "in leaves" not in done.stderr
-
-
-def test_goexit_in_main():
-    """Main is no goroutine that could end by itself."""
-
-    def main():
-        with pytest.raises(RuntimeError, match="goexit"):
-            goexit()
-        return "on"
-
-    assert run(main) == "on"
