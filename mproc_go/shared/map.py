@@ -38,7 +38,7 @@ from mproc_go.shm.layout import (
     ST_LEVEL,
     WT_ENTRY,
 )
-from mproc_go.shm.pool import give, take
+from mproc_go.shm.pool import take
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -190,9 +190,12 @@ class SharedMap(Striped, MutableMapping[K, V], Generic[K, V]):
             short = number or (type(k) is str and len(kb) <= _SHORT_KEY)
             v: Any = value
             if short and type(v) is int and 0 <= v < SIGN:
-                e = 0  # made under the lock, if it is needed at all
-                if not cache:
-                    give(m, MIN_BLOCK_ORDER, take(m, MIN_BLOCK_ORDER))
+                e = 0  # made of this under the lock, if it is needed at all
+                if cache:
+                    block = cache.pop()
+                else:
+                    block = take(m, MIN_BLOCK_ORDER)
+                    w[block] = m.cached
             else:
                 hdr, data = wire.encode(v)
                 if number:
@@ -247,12 +250,8 @@ class SharedMap(Striped, MutableMapping[K, V], Generic[K, V]):
                     w[at + 1] = v  # publishes
                     lock.release()
                     w[ph] = 0
+                    cache.append(block)
                     return
-                if not cache:
-                    lock.release()
-                    w[ph] = 0
-                    return self.store(key, value)
-                block = cache.pop()
                 w[block] = m.live
                 e = block + 1
                 at = fill(w, m.mem, e, h, number_key(k) if number else kb)

@@ -125,7 +125,7 @@ class State:
         self.check()
 
 
-SMALL = {"a": 1, "b": LONG}
+SMALL = {"a": 1, "b": LONG, "c": "short"}
 MANY = SMALL | {i: i for i in range(30)}
 
 
@@ -145,12 +145,15 @@ def too_late(m, key):
 
 OPERATIONS = {
     "store a new key": (lambda m: m.store("new", 2), also(new=2)),
+    "store a short one": (lambda m: m.store("new", "short"), also(new="short")),
+    "store a short one with a number as key": (lambda m: m.store(7, "short"), lambda d: d | {7: "short"}),
     "store a long one": (lambda m: m.store("new", LONG), also(new=LONG)),
     "store a known key": (lambda m: m.store("a", LONG), also(a=LONG)),
     "store over a long one": (lambda m: m.store("b", 3), also(b=3)),
     "store a number for a number": (lambda m: m.store("a", 7), also(a=7)),
     "store a number with a number as key": (lambda m: m.store(5, 7), lambda d: d | {5: 7}),
     "load": (lambda m: m.load("a"), also()),
+    "load a short one": (lambda m: m.load("c"), also()),
     "load a long one": (lambda m: m.load("b"), also()),
     "list": (lambda m: dict(m.items()), also()),
     "contains": (lambda m: "a" in m, also()),
