@@ -8,7 +8,7 @@ import click
 
 from mproc_go.errors import NotRunning
 from mproc_go.shm import names
-from mproc_go.tools.which import amount, duration, figures, usage_errors
+from mproc_go.tools.which import amount, columns, duration, figures, usage_errors
 
 _HEAD = ("NAME", "PROCESS", "PROCS", "WORKERS", "CLIENTS", "GOROUTINES", "MEMORY", "SINCE")
 
@@ -38,6 +38,4 @@ def command() -> None:
                 duration(time.time() - answer["started"]),
             )
         )
-    widths = [max(len(row[i]) for row in rows) for i in range(len(_HEAD))]
-    for row in rows:
-        click.echo("  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip())
+    click.echo(columns(rows))

@@ -6,11 +6,8 @@ import json
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
-from mproc_go.tools.which import amount, figures, runtime_named, usage_errors
+from mproc_go.tools.which import amount, columns, figures, runtime_named, usage_errors
 
 
 @click.command(name="stats", short_help="Show the figures of a runtime.")
@@ -27,25 +24,15 @@ def command(name: str | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(stats, indent=2))
         return
-    console = Console(highlight=False)
-    console.print(f"runtime {name}, process {answer['os_pid']}", markup=False)
-    plain = Table.grid(padding=(0, 2))
+    click.echo(f"runtime {name}, process {answer['os_pid']}")
+    click.echo(columns([(key, _told(key, value)) for key, value in stats.items() if not isinstance(value, list)]))
     for key, value in stats.items():
-        if isinstance(value, dict):
-            value = ", ".join(f"{count} {what}" for what, count in value.items()) or "none"
-        elif isinstance(value, list):
-            continue
-        elif key.endswith("_bytes"):
-            value = amount(value)
-        plain.add_row(key, escape(str(value)))
-    console.print(plain)
-    for value in stats.values():
         if isinstance(value, list) and value:
-            console.print(_table(value))
+            rows = [["-" if word is None else str(word) for word in row.values()] for row in value]
+            click.echo(f"\n{key}\n{columns([list(value[0]), *rows])}")
 
 
-def _table(rows: list[dict[str, Any]]) -> Table:
-    table = Table(*rows[0], box=None, pad_edge=False)
-    for row in rows:
-        table.add_row(*("-" if value is None else escape(str(value)) for value in row.values()))
-    return table
+def _told(key: str, value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{count} {what}" for what, count in value.items()) or "none"
+    return amount(value) if key.endswith("_bytes") else str(value)

@@ -5,13 +5,21 @@ from __future__ import annotations
 import random
 
 import click
-from rich.console import Console
-from rich.table import Table
+
+from mproc_go.tools.exits import complain
+from mproc_go.tools.which import columns
 
 
 @click.command(name="stress", short_help="Load a runtime for a while and count everything.")
 @click.argument("scenario", required=False, metavar="[SCENARIO]")
-@click.option("--seconds", type=click.FloatRange(min=0, max=86_400), default=10.0, show_default=True, metavar="S")
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=0, max=86_400),
+    default=10.0,
+    show_default=True,
+    metavar="S",
+    help="For how long new rounds are begun.",
+)
 @click.option("--seed", type=int, metavar="N", help="Draw the same rounds again. Default: a new one, printed.")
 @click.option("--procs", type=click.IntRange(min=1), metavar="N", help="Number of Ps. Default: the cores it may use.")
 def command(scenario: str | None, seconds: float, seed: int | None, procs: int | None) -> int:
@@ -25,20 +33,16 @@ def command(scenario: str | None, seconds: float, seed: int | None, procs: int |
     if scenario is not None and scenario not in storm.SCENARIOS:
         raise click.UsageError(f"no scenario {scenario!r}; there are {', '.join(storm.SCENARIOS)}")
     seed = random.SystemRandom().randrange(1 << 32) if seed is None else seed
-    console = Console(stderr=True)
-    console.print(f"seed {seed}")
+    click.echo(f"seed {seed}", err=True)
     with Runtime(procs):
         try:
             counts = storm.storm([scenario] if scenario else list(storm.SCENARIOS), seconds, seed)
         except (storm.Lost, TimeoutError) as error:
-            console.print(f"mproc-go: stress: {error} (again: --seed {seed})", markup=False)
+            complain(f"stress: {error} (again: --seed {seed})")
             return 1
         figures = stats()
-    table = Table("scenario", "counted once")
-    for name, count in counts.items():
-        table.add_row(name, f"{count:,}")
-    Console().print(table)
-    Console().print(
+    click.echo(columns([("scenario", "counted once"), *((name, f"{count:,}") for name, count in counts.items())]))
+    click.echo(
         f"goroutines {figures['spawned']:,}, steals {figures['steals']:,}, hand-offs {figures['handoffs']:,}, "
         f"workers {len(figures['ms'])}, memory {figures['memory_bytes'] / 2**20:.1f} MiB"
     )

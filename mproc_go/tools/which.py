@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import click
@@ -52,6 +52,14 @@ def figures(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
 
     answer, text = ask(name, "stats", ANSWER_S)
     return answer, json.loads(text)
+
+
+def columns(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of words as a table, as wide as it has to be: a narrow terminal wraps it, and a pipe gets all."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
 
 
 def amount(n_bytes: float) -> str:

@@ -91,7 +91,8 @@ def test_a_life(tmp_path):
         assert "[chan receive]" in text and "stacks.py" not in text
         figures = json.loads(well("stats", "--json"))
         assert figures["clients"] == 1 and figures["gomaxprocs"] == 2
-        assert "chan receive" in well("stats", "first")
+        shown = well("stats", "first", env={**os.environ, "COLUMNS": "40"})
+        assert "chan receive" in shown and "  handoffs\n" in shown and "\u2026" not in shown
         gate.send(None)
         kept.result(DEADLINE_S)
     assert well("stop", "first") == "runtime first has ended\n"
