@@ -155,3 +155,4 @@ def _destroy(m: M, ch: int) -> None:
 for _kind in (Chan, SendChan, RecvChan):
     register(_kind, _destroy)
 repairs.register(KIND_CHAN, (CH_RECVQ, CH_SENDQ), ops.repair)
+repairs.BRINGS[KIND_CHAN] = CH_SENDQ

@@ -38,6 +38,7 @@ from mproc_go.shm.layout import (
     SG_CASE,
     SG_G,
     SG_MSG,
+    SG_RECEIVES,
     SG_SELECT,
     SG_SEQ,
     SUDOG_BODY,
@@ -174,6 +175,7 @@ def _select(m: M, channels: list[_Case], fallback: int, timeout: float | None) -
         if wait:
             for case in channels:
                 case.sudog = take(m, POOL_SUDOG) + SUDOG_BODY
+                m.w[case.sudog + SG_G] = 0
         _enter(m, locks)
         for case in channels:
             woken, found = _try(m, case, len(locks))
@@ -255,11 +257,11 @@ def _finish(m: M, case: _Case, outcome: int, hdr: int, body: Body) -> Selected:
 def _enqueue(m: M, case: _Case, g: int) -> None:
     """Lock: the channel's."""
     w, s = m.w, case.sudog
-    w[s + SG_G] = g
     w[s + SG_CASE] = case.index
-    w[s + SG_SEQ] = 0
+    w[s + SG_SEQ] = 0 if case.hdr else SG_RECEIVES
     w[s + SG_SELECT] = 1
     put(w, m.mem, s + SG_MSG, case.hdr, case.body)
+    w[s + SG_G] = g  # from here on the reaper goes by what it says
     waitq.enqueue(w, case.queue, s)
 
 

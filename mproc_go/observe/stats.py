@@ -62,6 +62,7 @@ _NAMES = {
     layout.KIND_TICKER: "tickers",
     layout.KIND_CONTEXT: "contexts",
     layout.KIND_BUFFER: "large buffers",
+    layout.KIND_LETTER: "messages of the dead",
     layout.KIND_MAP: "maps",
     layout.KIND_KEYED_CHAN: "keyed channels",
     layout.KIND_STRIPE: "map stripes",

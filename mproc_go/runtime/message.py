@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from mproc_go.codec import wire
 from mproc_go.codec.handles import Triple, handle_table, pack_table, table_bytes
+from mproc_go.runtime import refs
 from mproc_go.runtime.buffers import open_view, store
 from mproc_go.shm.layout import (
     BLOCK_DATA,
@@ -26,11 +27,15 @@ from mproc_go.shm.layout import (
     HDR_SPILLED,
     INLINE_BYTES,
     KIND_BUFFER,
+    KIND_LETTER,
+    LT_MSG,
     MSG_BODY,
     MSG_HDR,
+    POOL_OBJECT,
+    R_GEN,
     WORD,
 )
-from mproc_go.shm.pool import give_block, take_block
+from mproc_go.shm.pool import give, give_block, take_block
 
 if TYPE_CHECKING:
     from mproc_go.runtime.process import M
@@ -214,3 +219,15 @@ def discard(m: M, hdr: int, body: Body) -> None:
     if isinstance(body, int):
         give_block(m, body, hdr & HDR_LEN_MASK)
     m.process.refs.release(m, table)
+
+
+def _destroy_letter(m: M, base: int) -> None:
+    """Discard a message that a dead goroutine brought or was given. Twin: supervisor/reaper.py."""
+    w = m.w
+    hdr, body = fetch(w, m.mem, base + LT_MSG)
+    w[base + R_GEN] += 1
+    give(m, POOL_OBJECT, base)
+    discard(m, hdr, body)
+
+
+refs.DESTROY[KIND_LETTER] = _destroy_letter

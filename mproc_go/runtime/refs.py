@@ -197,15 +197,16 @@ class Refs:
         """Free the records that only a dead process referred to. Twin: supervisor/reaper.py."""
         w = m.w
         lock = m.locks[L_SCHED]
-        m.enter(lock)
-        tagged = w[S_ORPHANS]
-        w[S_ORPHANS] = 0  # publishes: they are ours
-        m.leave(lock)
-        while tagged:
+        while True:  # one by one: dead among them, we take one along
+            m.enter(lock)
+            tagged = w[S_ORPHANS]
             base = tagged & ~1
-            following = w[base + R_LINK]
+            if tagged:
+                w[S_ORPHANS] = w[base + R_LINK]  # publishes: it is ours
+            m.leave(lock)
+            if not tagged:
+                return
             self._destroy(m, KIND_GOROUTINE if tagged & 1 else w[base + O_KIND], base)
-            tagged = following
 
     def _destroy(self, m: M, kind: int, base: int) -> None:
         # A channel may hold the last handle of another, and so on, thousands deep: a loop, not a recursion.

@@ -362,7 +362,8 @@ class WorkerM(M):
         while g:
             arrived.append(self.fibers[g])
             # So that whoever repairs after a dead waker can tell a delivered goroutine from one that never will be.
-            w[g + G_STATUS] = states.RUNNABLE
+            # What it waited for stays: who buries it goes by that.
+            w[g + G_STATUS] = w[g + G_STATUS] & ~states.STATUS_MASK | states.RUNNABLE
             g = w[g + R_LINK]
         w[self.inbox] = 0  # publishes: they are ours
         self.leave(lock)

@@ -15,6 +15,8 @@ QUEUES: dict[int, Sequence[int]] = {}
 # kind -> forget(w, base, gone, slot): the goroutines `gone` are dead and in none of its queues any more; what the
 # object expected of them, or kept from others for them, is settled. Under its lock; returns goroutines to make ready.
 FORGET: dict[int, Callable[[Any, int, Callable[[int], bool], int], list[int]]] = {}
+# kind -> offset of the head of the queue in which goroutines wait with a message that they bring.
+BRINGS: dict[int, int] = {}
 # Number of a lock that guards something of all objects of a kind -> (the kind, repair(w, bases of those objects)).
 UNDER_LOCK: dict[int, tuple[int, Callable[[Any, Sequence[int]], None]]] = {}
 # kind -> finish(t, bases of all objects of the kind): goes on with what a dead thread did to several of them. Runs in

@@ -267,7 +267,10 @@ SG_LINK: Final = 0  # next; 0 at the end. Truth of the queue
 SG_PREV: Final = 1  # previous; hint, recomputed by repair
 SG_G: Final = 2
 SG_CASE: Final = 3  # number of the select case
-SG_SEQ: Final = 4  # a sender: tail + 1 its message was published under, once it was moved into the buffer, else 0
+# A sender: tail + 1 its message was published under, once it was moved into the buffer, else 0. A receiver that is a
+# case of a select: SG_RECEIVES
+SG_SEQ: Final = 4
+SG_RECEIVES: Final = 1 << 62
 # 1: the goroutine waits on several queues, claim under its claim lock; 2: taken out of this one; 3: nobody waits here,
 # it is a message given back to its channel (chan/ops.py)
 SG_SELECT: Final = 5
@@ -342,6 +345,8 @@ CX_MSG: Final = 22  # message (header, then block or 0): value of a value, cause
 CX_KEY: Final = 24  # message: key of a value
 CX_LOOK: Final = 26  # as TM_LOOK; publishes a deadline of its own, constant from then on
 CX_LOOKER: Final = 27  # as TM_LOOKER; guard: its object lock once CX_LOOK is not 0
+# letter: a message of a dead goroutine, on its way to whoever discards it; nobody ever has a handle of it
+LT_MSG: Final = 9  # 8 words, as SG_MSG; constant
 # memory of its own: a large buffer of a message, a shared array; constant once O_KIND says so
 MB_BLOCK: Final = 9  # block with the bytes, 0 while there is none ...
 MB_BYTES: Final = 10  # ... and how many they are, from word MB_DATA of the block on
@@ -422,6 +427,7 @@ KIND_TICKER: Final = 17  # the same
 KIND_CONTEXT: Final = 18
 KIND_ARRAY: Final = 25
 KIND_BUFFER: Final = 24  # never seen by users: their array or memoryview holds it
+KIND_LETTER: Final = 26  # no handles
 KIND_MAP: Final = 32
 KIND_KEYED_CHAN: Final = 33
 KIND_STRIPE: Final = 34  # of either

@@ -5,7 +5,8 @@ Steps of :meth:`Reaper.bury`, each safe to do while the living go on:
 
 1. Locks: every lock that a slot of the dead process may hold gets a new door (shm/lock.py); what was half done under it
    is completed before the door opens. What it had just made or ended is counted.
-2. Its started goroutines leave every wait queue, so that nobody hands them anything.
+2. Its started goroutines leave every wait queue, so that nobody hands them anything. The messages that they brought,
+   and those that they were given and never saw, go to a worker, which discards them.
 3. Goroutines it was moving between run queues are queued again: they bear its slot and are in no queue.
 4. Goroutines it decided and did not deliver are delivered.
 5. Its P, and what it counted for (searching, waiting for a P), are recomputed from the living.
@@ -27,7 +28,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 
-from mproc_go.errors import tell
+from mproc_go.errors import SharedMemoryFull, tell
 from mproc_go.observe.stacks import header
 from mproc_go.sched import idle, repairs, runq, states, waitq
 from mproc_go.sched.deliver import deliver, in_inbox
@@ -50,20 +51,24 @@ from mproc_go.shm.layout import (
     G_RETRY,
     G_RETRY_RECORD,
     G_STATUS,
+    G_SUDOG,
     H_ON_PANIC,
     H_SLOTS,
     H_STOP,
+    HDR_HAS_HANDLES,
     HDR_LOST,
     HDR_SPILLED,
     KIND_ARRAY,
     KIND_BUFFER,
     KIND_CLIENT,
     KIND_FREE,
+    KIND_LETTER,
     KIND_WORKER,
     L_OBJECTS,
     L_PS,
     L_SCHED,
     LARGE_ORDER,
+    LT_MSG,
     M_ATTENTION,
     M_CUT,
     M_FINISHED,
@@ -79,10 +84,13 @@ from mproc_go.shm.layout import (
     M_SPINNING,
     MAX_PS,
     MB_BLOCK,
+    N_HOLDER_WORDS,
     N_OBJECT_LOCKS,
     N_POOLS,
     O_KIND,
     ON_PANIC_LOG,
+    OUT_CLOSED,
+    OUT_MASK,
     OUT_OK,
     POOL_G,
     POOL_OBJECT,
@@ -98,8 +106,15 @@ from mproc_go.shm.layout import (
     S_FATAL,
     S_GOMAXPROCS,
     S_ORPHANS,
+    SG_CASE,
     SG_G,
+    SG_MSG,
+    SG_RECEIVES,
+    SG_SELECT,
+    SG_SEQ,
+    SLOT_MSG_WORDS,
     STOP_LOST,
+    SUDOG_BODY,
     WITH_INBOX,
     WORD,
     inbox_lock,
@@ -261,6 +276,7 @@ class Reaper:
         self._wake(theirs)
         if self._delivery_under_way(theirs):
             return False
+        self._post_what_they_had(gone)
         self._end_goroutines(gone, f"worker {os_pid} (M{slot}) {how}")
         self._leave_records(gone)
         if w[S_DUMPER] in gone:  # it was collecting stacks: the next may
@@ -351,7 +367,7 @@ class Reaper:
         These handles count until step 7; any other record may be freed, and become something else, while we look.
         """
         w = self.t.w
-        self._purge_all(host, lambda g: w[g + G_M] in gone)
+        self._purge_all(host, lambda g: w[g + G_M] in gone, True)
         word, bit = R_HOLDERS + host // 64, 1 << host % 64
         for base in self._live(POOL_OBJECT):
             kind = w[base + O_KIND]
@@ -361,28 +377,85 @@ class Reaper:
                 self._woken += repairs.FORGET[kind](w, base, lambda g: w[g + G_M] in gone, self.t.slot)
                 self.t.leave(lock)
 
-    def _purge_all(self, host: int, theirs: Callable[[int], bool]) -> None:
-        """Unlink the sudogs of those goroutines from every queue of what the process `host` has handles of."""
+    def _purge_all(self, host: int, theirs: Callable[[int], bool], dead: bool = False) -> None:
+        """Unlink the sudogs of those goroutines from every queue of what the process `host` has handles of.
+
+        `dead`: the messages that they brought are nobody's now.
+        """
         w = self.t.w
         word, bit = R_HOLDERS + host // 64, 1 << host % 64
         for base in self._live(POOL_OBJECT):
             if w[base + word] & bit:
-                for q in repairs.QUEUES.get(w[base + O_KIND], ()):
+                kind = w[base + O_KIND]
+                for q in repairs.QUEUES.get(kind, ()):
                     if w[base + q]:
-                        self._purge(base, base + q, theirs)
+                        self._purge(base, base + q, theirs, dead and q == repairs.BRINGS.get(kind))
         for g in self._live(POOL_G):
             if w[g + word] & bit and w[g + G_STATUS] & states.STATUS_MASK <= states.WAITING and w[g + G_JOINQ]:
                 self._purge(g, g + G_JOINQ, theirs)
 
-    def _purge(self, base: int, q: int, theirs: Callable[[int], bool]) -> None:
+    def _purge(self, base: int, q: int, theirs: Callable[[int], bool], brings: bool = False) -> None:
         """Unlink the sudogs of those goroutines from the queue at word `q` of the record at `base`."""
         t, w = self.t, self.t.w
+        left = []
         lock = t.locks[object_lock(base)]
         t.enter(lock)
         for s in waitq.sudogs(w, q):
-            if theirs(w[s + SG_G]):
+            g = w[s + SG_G]
+            if theirs(g):
                 waitq.remove(w, q, s)
+                if brings and not w[s + SG_SELECT] and not w[g + G_DECIDE]:
+                    left.append(s)
         t.leave(lock)
+        for s in left:
+            self._post(s + SG_MSG)
+
+    def _post_what_they_had(self, gone: list[int]) -> None:
+        """Have the messages discarded that goroutines of the dead brought, or were given and never saw.
+
+        Not those that they took with them out of a queue (_purge). A status other than RUNNING says what they waited
+        for, and that they have not looked at the decision: nobody decides anything of theirs any more.
+        """
+        w = self.t.w
+        outcomes = {}
+        for g in self._live(POOL_G):
+            status, decision = w[g + G_STATUS], w[g + G_DECIDE]
+            if w[g + G_M] not in gone or status & states.STATUS_MASK not in (states.WAITING, states.RUNNABLE):
+                continue
+            reason, outcome = status >> states.REASON_SHIFT, decision & OUT_MASK
+            if reason == states.SELECT:
+                outcomes[g] = decision
+            elif (reason == states.CHAN_SEND and outcome == OUT_CLOSED) or (
+                reason == states.CHAN_RECEIVE and outcome == OUT_OK
+            ):
+                self._post(g + G_SUDOG + SG_MSG)
+        if not outcomes:
+            return
+        for record in self._live(POOL_SUDOG):
+            s = record + SUDOG_BODY
+            decided = outcomes.get(w[s + SG_G])
+            if w[record + R_HEAD] >> 8 not in gone or decided is None:
+                continue
+            chosen = decided & OUT_MASK == OUT_OK and decided >> 8 & 0xFFFFFF == w[s + SG_CASE]
+            if chosen == (w[s + SG_SEQ] == SG_RECEIVES):  # given by another; or its own, and not sent
+                self._post(s + SG_MSG)
+
+    def _post(self, at: int) -> None:
+        """Give a worker the message at that word, to discard it. Twin: runtime/message.py."""
+        t, w = self.t, self.t.w
+        if not w[at] & (HDR_SPILLED | HDR_HAS_HANDLES):
+            return
+        try:
+            base = pool.take(t, POOL_OBJECT)
+        except SharedMemoryFull:  # not even for that: what it holds stays
+            return
+        w[base + O_KIND] = w[base + R_REFS] = 0
+        for i in range(N_HOLDER_WORDS):
+            w[base + R_HOLDERS + i] = 0
+        for i in range(SLOT_MSG_WORDS):
+            w[base + LT_MSG + i] = w[at + i]
+        w[base + O_KIND] = KIND_LETTER
+        self._orphan(base)
 
     def _end_goroutines(self, gone: list[int], who: str) -> None:
         t, w = self.t, self.t.w

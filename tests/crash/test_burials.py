@@ -12,7 +12,7 @@ from mproc_go.codec import wire
 from mproc_go.errors import ChanClosed, WorkerLost
 from mproc_go.lib import clock, context, tree
 from mproc_go.lib.clock import Ticker, Timer
-from mproc_go.runtime import spawn
+from mproc_go.runtime import message, spawn
 from mproc_go.runtime.goroutine import Goroutine, go, gomaxprocs
 from mproc_go.runtime.worker import WorkerM
 from mproc_go.sched import idle, runq, states
@@ -96,6 +96,117 @@ def test_close(cap, buffered, senders, receivers):
         w = grave.words
         told = {w[g + L.G_DECIDE] & L.OUT_MASK for g in ch.senders + ch.receivers}
         assert told <= ({L.OUT_CLOSED} if w[ch.ours._base + L.CH_CLOSED] else {0})
+
+
+LONG_MESSAGE = "x" * 300
+
+
+def send_waiting(grave, ch):
+    grave.waiting(grave.dead, lambda: ch.dead.send(LONG_MESSAGE))
+
+
+def send_and_be_told(grave, ch):
+    send_waiting(grave, ch)
+    with grave.as_(grave.client):
+        ch.ours.close()
+
+
+def send_and_be_received(grave, ch):
+    send_waiting(grave, ch)
+    with grave.as_(grave.client):
+        assert ch.ours.recv() == LONG_MESSAGE
+
+
+def select_waiting(grave, ch):
+    grave.waiting(grave.dead, lambda: select((ch.dead.send, LONG_MESSAGE), (ch.other.send, LONG_MESSAGE)))
+
+
+def select_sent_one(grave, ch):
+    select_waiting(grave, ch)
+    with grave.as_(grave.client):
+        assert ch.ours.recv() == LONG_MESSAGE
+
+
+def select_and_be_told(grave, ch):
+    select_waiting(grave, ch)
+    with grave.as_(grave.client):
+        ch.ours.close()
+
+
+def receive(grave, ch):
+    grave.waiting(grave.dead, ch.dead.recv)
+    with grave.as_(grave.client):
+        ch.ours.send(LONG_MESSAGE)
+
+
+def receive_by_select(grave, ch):
+    grave.waiting(grave.dead, lambda: select(ch.dead.recv, (ch.other.send, LONG_MESSAGE)))
+    with grave.as_(grave.client):
+        ch.ours.send(LONG_MESSAGE)
+
+
+WAITS = [
+    send_waiting,
+    send_and_be_told,
+    send_and_be_received,
+    select_waiting,
+    select_sent_one,
+    select_and_be_told,
+    receive,
+    receive_by_select,
+]
+
+
+@pytest.mark.parametrize("delivered", [False, True], ids=["in the inbox", "ready to run"])
+@pytest.mark.parametrize("what", WAITS)
+def test_messages_of_goroutines_that_wait_are_discarded(what, delivered):
+    """What they brought and nobody took, and what they were given and never saw, leaves no memory in use."""
+    order = pool.block_pool(len(LONG_MESSAGE))
+
+    def build(grave):
+        ch = Channel(grave, 0)
+        with grave.as_(grave.client):
+            other = Chan()
+        ch.other = grave.foreign(other, grave.dead)
+        grave.other = other
+        what(grave, ch)
+        if delivered:
+            grave.dead.fibers = dict.fromkeys(grave.live(L.POOL_G))
+            WorkerM._attend(_Doorbell(grave.dead))
+        return ch
+
+    for grave, ch, _n, _died in burials(build, lambda grave, _: None):
+        assert not grave.live(order), "a message stays"
+        letters = [b for b in grave.live(L.POOL_OBJECT) if grave.words[b + L.O_KIND] == L.KIND_LETTER]
+        assert not letters
+        assert drain(grave, ch.ours) == drain(grave, grave.other) == []
+
+
+def test_discarding_the_messages_of_the_dead():
+    """Whoever dies discarding them takes one along at the most."""
+    order = pool.block_pool(len(LONG_MESSAGE))
+
+    def build(grave):
+        for _ in range(3):
+            g = grave.goroutine(grave.living)
+            message.put(grave.words, grave.living.mem, g + L.G_MSG, *message.pack(grave.living, LONG_MESSAGE, 0))
+            grave.reaper._post(g + L.G_MSG)
+
+    def operate(grave, _):
+        grave.dead.process.refs.adopt_orphans(grave.dead)
+
+    for grave, _state, _n, died in burials(build, operate):
+        assert len(grave.live(order)) <= died
+        letters = [b for b in grave.live(L.POOL_OBJECT) if grave.words[b + L.O_KIND] == L.KIND_LETTER]
+        assert len(letters) <= died
+
+
+class _Doorbell:
+    """The words a worker's doorbell is about, for the M of a test."""
+
+    def __init__(self, m):
+        self.__dict__.update(vars(m), returned=[], attention=m.base + L.M_ATTENTION, inbox=m.base + L.M_INBOX)
+        self.enter, self.leave = m.enter, m.leave
 
 
 # ---------------------------------------------------------------- goroutines

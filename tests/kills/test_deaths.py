@@ -19,6 +19,7 @@ import pytest
 from mproc_go import Chan, Runtime, WorkerLost, go, num_goroutine, select, stacks, stats
 from mproc_go.runtime import process as rt
 from mproc_go.shm import layout as L
+from mproc_go.shm import pool
 from tests.scheduler.support import DEADLINE_S, add_one, compute, in_state, pid, spin_until_file, until
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -273,3 +274,40 @@ with Runtime(2, on_panic="log"):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout) == (0, "7\n"), done.stderr
     assert re.search(r"panic: WorkerLost: goroutine \d+ was lost: worker \d+ \(M\d+\) was killed by SIGKILL", done.stderr)
+
+
+# ---------------------------------------------------------------- what those who waited had in hand
+LONG = 100_000
+
+
+def choose(one, other, value):
+    select((one.send, value), (other.send, value))
+
+
+def in_use(n_bytes):
+    """Blocks of messages of that length that are not free."""
+    w = rt.current().w
+    return sum(w[block] & 0xFF == L.REC_LIVE for block in pool.records(w, pool.block_pool(n_bytes)))
+
+
+def test_messages_of_those_who_waited_leave_nothing(runtime):
+    """Long messages with handles, brought by goroutines that wait to send: they are freed with who brought them."""
+    one, other = Chan(), Chan()
+
+    def wait_and_die():
+        inner = Chan(1)
+        value = (inner, "x" * LONG)
+        waiting = [go(one.send, value) for _ in range(10)] + [go(choose, one, other, value) for _ in range(10)]
+        until(lambda: stats()["goroutines_by_state"].get("chan send") == 10)
+        until(lambda: stats()["goroutines_by_state"].get("select") == 10)
+        assert in_use(LONG) >= 30
+        for worker in stats()["ms"]:
+            os.kill(worker["os_pid"], signal.SIGKILL)
+        for handle in waiting:
+            with pytest.raises(WorkerLost):
+                handle.result(DEADLINE_S)
+
+    for _ in range(3):
+        wait_and_die()
+    until(lambda: not in_use(LONG), "no message is left")
+    until(lambda: stats()["objects"].get("channels") == 2, "no channel is left that one named")
