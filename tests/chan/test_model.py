@@ -1,11 +1,15 @@
 """Random programs of channel operations, against a simple sequential model; hypothesis draws them.
 
-Four goroutines in two processes do what they are told, one operation at a time each, on three channels. The model says
-of every operation whether it is done at once or waits, whom it wakes, and what each of them gets. After each operation
-everybody who should be done has answered, the queues are as long as they should be, and ``len`` is exact.
+Four goroutines in two processes, and three asyncio tasks in this one, do what they are told, one operation at a time
+each, on three channels. The model says of every operation whether it is done at once or waits, whom it wakes, and what
+each of them gets. After each operation everybody who should be done has answered, the queues are as long as they should
+be, and ``len`` is exact. Tasks are also cancelled, while they wait and in the moment they get what they wait for.
 """
 
 from __future__ import annotations
+
+import asyncio
+import threading
 
 import hypothesis
 from hypothesis import strategies as st
@@ -23,6 +27,7 @@ from mproc_go.chan.end import give_back
 from tests.chan.support import DEADLINE_S, until, waiters
 
 AGENTS = 4
+TASKS = 3
 CHANNELS = 3
 # Short enough to wait for, and long enough for nothing: whatever it meets, it waits in vain.
 SHORT_S = 0.002
@@ -67,6 +72,58 @@ def agent(chans, commands, answers):
         answers.send(answer)
 
 
+async def receive_ok(ch):
+    try:
+        return await anext(ch), True
+    except StopAsyncIteration:
+        return None, False
+
+
+TASK_OPERATIONS = {
+    "send": lambda chans, k, v: chans[k].asend(v),
+    "recv": lambda chans, k: chans[k].arecv(),
+    "recv_ok": lambda chans, k: receive_ok(chans[k]),
+}
+
+
+class Loop:
+    """An event loop in a thread, and the tasks in it."""
+
+    def __init__(self):
+        self.loop = asyncio.new_event_loop()
+        self.thread = threading.Thread(target=self.loop.run_forever)
+        self.thread.start()
+        self.tasks, self.answers = {}, {}
+
+    def tell(self, who, chans, name, args, timeout):
+        self.answers[who] = asyncio.run_coroutine_threadsafe(self._do(who, chans, name, args, timeout), self.loop)
+
+    async def _do(self, who, chans, name, args, timeout):
+        self.tasks[who] = asyncio.current_task()
+        try:
+            async with asyncio.timeout(timeout):
+                return await TASK_OPERATIONS[name](chans, *args)
+        except ChanClosed:
+            return CLOSED
+        except (TimeoutError, asyncio.CancelledError):
+            return NOT_READY
+
+    def cancel(self, who, first=lambda: None):
+        """Cancel what the task does, in one turn of the loop with `first`, whose result is returned."""
+
+        async def both():
+            result = first()
+            self.tasks[who].cancel()
+            return result
+
+        return asyncio.run_coroutine_threadsafe(both(), self.loop).result(DEADLINE_S)
+
+    def close(self):
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.thread.join()
+        self.loop.close()
+
+
 # ---------------------------------------------------------------- what the model says of it
 class ModelChan:
     def __init__(self, capacity):
@@ -93,10 +150,8 @@ class Model:
 
     def finish(self, who, k, side, value, ok):
         """The wait of the agent ends on that side of channel `k`."""
-        name, args = self.waits.pop(who)
-        for ch in self.chans:
-            ch.recvq = [place for place in ch.recvq if place[0] != who]
-            ch.sendq = [place for place in ch.sendq if place[0] != who]
+        name, args = self.waits[who]
+        self.leave(who)
         if name == "select":
             right = [
                 (i, value, ok) if side == "recv" else (i, None, True)
@@ -111,9 +166,26 @@ class Model:
         elif not ok:
             self.answers[who] = [CLOSED]
         elif name == "send_many":
+            del self.answers[who]
             self.resuming.append((who, k, args[1]))
         else:
             self.answers[who] = [value if side == "recv" else None]
+
+    def leave(self, who):
+        """The wait of the agent ends, and nothing was done."""
+        del self.waits[who]
+        for ch in self.chans:
+            ch.recvq = [place for place in ch.recvq if place[0] != who]
+            ch.sendq = [place for place in ch.sendq if place[0] != who]
+        self.answers[who] = [NOT_READY]
+
+    def give_back(self, k, value):
+        """The value is the next one again, as if it had not been received."""
+        ch = self.chans[k]
+        if ch.recvq:
+            self.finish(ch.recvq[0][0], k, "recv", value, True)
+        else:
+            ch.given_back.insert(0, value)
 
     def send(self, k, value):
         """Whether it is done at once: None if it waits."""
@@ -180,13 +252,16 @@ class Model:
             self.send_many(*self.resuming.pop(0))
 
 
+WHO = st.integers(0, AGENTS + TASKS - 1)
 CHANNEL = st.integers(0, CHANNELS - 1)
 TIMEOUT = st.sampled_from([None, None, None, 0, SHORT_S])
 CASE = st.tuples(st.sampled_from(["recv", "send", "recv", "send", "nil"]), CHANNEL)
 
 
 class Programs(RuleBasedStateMachine):
-    """The real thing and the model, side by side."""
+    """The real thing and the model, side by side. Agents from AGENTS on are tasks."""
+
+    loop: Loop
 
     @initialize(capacities=st.tuples(*[st.integers(0, 2)] * CHANNELS))
     def start(self, capacities):
@@ -198,8 +273,13 @@ class Programs(RuleBasedStateMachine):
         self.count = 0
 
     # -------------------------------------------------------- both sides of a step
-    def idle(self):
-        return [i for i in range(AGENTS) if i not in self.model.waits]
+    def idle(self, agents=AGENTS):
+        return [i for i in range(agents) if i not in self.model.waits]
+
+    def one_of(self, pick):
+        """An idle agent or task, or None."""
+        idle = self.idle(AGENTS + TASKS)
+        return idle[pick % len(idle)] if idle else None
 
     def value(self):
         self.count += 1
@@ -211,7 +291,16 @@ class Programs(RuleBasedStateMachine):
         self.commands[who].send((name, args))
         return who
 
+    def tell_one(self, who, name, k, *args, timeout):
+        """Have that agent or task send or receive."""
+        if who < AGENTS:
+            self.commands[who].send((name, (k, *args, timeout)))
+        else:
+            self.loop.tell(who, self.chans, name.removesuffix("_nowait"), (k, *args), timeout)
+
     def answer(self, who):
+        if who >= AGENTS:
+            return self.loop.answers.pop(who).result(DEADLINE_S)
         return self.replies[who].recv(DEADLINE_S)
 
     def settle(self):
@@ -238,13 +327,14 @@ class Programs(RuleBasedStateMachine):
 
     # -------------------------------------------------------- the operations
     # No preconditions: a select chooses at random, and what hypothesis draws must not depend on that.
-    @rule(k=CHANNEL, timeout=TIMEOUT, nowait=st.booleans())
-    def send(self, k, timeout, nowait):
-        if not self.idle():
+    @rule(k=CHANNEL, timeout=TIMEOUT, nowait=st.booleans(), pick=WHO)
+    def send(self, k, timeout, nowait, pick):
+        who = self.one_of(pick)
+        if who is None:
             return
         timeout, name = (0, "send_nowait") if nowait and timeout == 0 else (timeout, "send")
         value = self.value()
-        who = self.tell(name, k, value, timeout)
+        self.tell_one(who, name, k, value, timeout=timeout)
         sent = self.model.send(k, value)
         if sent is None:
             self.wait(who, name, (k,), timeout, (self.model.chans[k].sendq, value))
@@ -252,13 +342,14 @@ class Programs(RuleBasedStateMachine):
             self.model.answers[who] = [None if sent else CLOSED]
         self.settle()
 
-    @rule(k=CHANNEL, timeout=TIMEOUT, name=st.sampled_from(["recv", "recv_ok", "recv_nowait"]))
-    def recv(self, k, timeout, name):
-        if not self.idle():
+    @rule(k=CHANNEL, timeout=TIMEOUT, name=st.sampled_from(["recv", "recv_ok", "recv_nowait"]), pick=WHO)
+    def recv(self, k, timeout, name, pick):
+        who = self.one_of(pick)
+        if who is None:
             return
         if name == "recv_nowait":
             timeout = 0
-        who = self.tell(name, k, timeout)
+        self.tell_one(who, name, k, timeout=timeout)
         got = self.model.recv(k)
         if got is None:
             self.wait(who, name, (k,), timeout, (self.model.chans[k].recvq, None))
@@ -352,6 +443,38 @@ class Programs(RuleBasedStateMachine):
                 assert sent is None
         self.settle()
 
+    @rule(pick=WHO)
+    def cancel(self, pick):
+        """A task that waits is cancelled: it has done nothing, and is in no queue."""
+        waiting = [who for who in self.model.waits if who >= AGENTS]
+        if not waiting:
+            return
+        who = waiting[pick % len(waiting)]
+        self.loop.cancel(who)
+        self.model.leave(who)
+        self.settle()
+
+    @rule(k=CHANNEL, pick=WHO, receivers=st.booleans())
+    def cancel_when_served(self, k, pick, receivers):
+        """A task is cancelled in the moment its wait is over: what it received is given back, what it sent is sent."""
+        queue = self.model.chans[k].recvq if receivers else self.model.chans[k].sendq
+        waiting = [who for who, _ in queue if who >= AGENTS]
+        if not waiting:
+            return
+        who, ch = waiting[pick % len(waiting)], self.chans[k]
+        if receivers:
+            value = self.value()
+            self.loop.cancel(who, lambda: ch.send_nowait(value))
+            assert self.model.send(k, value)
+        else:
+            assert self.loop.cancel(who, ch.recv_ok) == self.model.recv(k)
+        if who in self.model.waits:  # somebody else was first
+            self.model.leave(who)
+        elif receivers:
+            self.model.answers[who] = [NOT_READY]
+            self.model.give_back(k, value)
+        self.settle()
+
     @rule(k=CHANNEL)
     def give_back(self, k):
         """Receive, and give it back, as an asyncio task does that is cancelled in that moment."""
@@ -369,7 +492,7 @@ class Programs(RuleBasedStateMachine):
         give_back(m, ch._lock, ch._base, hdr, body)
         # In between nobody but a batch that goes on can have been there, and it finds no receiver.
         value, _ = self.model.recv(k)
-        expected.given_back.insert(0, value)
+        self.model.give_back(k, value)
         self.settle()
 
     @invariant()
@@ -397,6 +520,14 @@ class Programs(RuleBasedStateMachine):
 def test_random_programs(rt, seed):
     """What fails is printed as a program of the rules above."""
     machine = hypothesis.seed(seed)(Programs)
+    machine.loop = Loop()
+    try:
+        check_programs(machine)
+    finally:
+        machine.loop.close()
+
+
+def check_programs(machine):
     run_state_machine_as_test(
         machine,
         settings=hypothesis.settings(

@@ -63,6 +63,10 @@ SCENARIOS = [
     Scenario("maps_two", "the same in two processes at once", "us/operation", 1e6, 50_000, 5_000),
     Scenario("maps_growth", "store and load one of many keys by turns", "us/operation", 1e6, 100_000, 5_000),
     Scenario("maps_keyed", "keyed channel: 1,000 keys, nobody waits", "us/operation", 1e6, 50_000, 5_000, ratios=False),
+    Scenario("loops_receive", "another process sends, an asyncio task receives", "us/message", 1e6, 50_000, 5_000),
+    Scenario("loops_pingpong", "round trip of an asyncio task to another process", "us/round trip", 1e6, 10_000, 1_000),
+    Scenario("loops_thread", "a thread sends, an asyncio task receives", "us/message", 1e6, 50_000, 5_000),
+    Scenario("loops_local", "two asyncio tasks of one loop", "us/message", 1e6, 50_000, 10_000),
     Scenario("cpu", "uneven CPU-bound tasks of 0.5 ms on average", "us/task", 1e6, 2_000, 400, plain="plain loop"),
 ]
 
@@ -83,7 +87,7 @@ def subject(
 
 def load() -> None:
     """Import every module that registers subjects."""
-    names = "channels mpmc pingpong hot spawn startup kills balance arrays maps cpu golang"
+    names = "channels mpmc pingpong hot spawn startup kills balance arrays maps loops cpu golang"
     for name in names.split():
         import_module(f"mproc_bench.{name}")
 

@@ -13,7 +13,7 @@ from mproc_bench.registry import Scenario, Subject
 
 __all__ = ["header", "header_line", "pip_name", "summary", "table"]
 
-RIVALS = ("mproc_go", "faster_fifo", "gevent", "joblib", "mpire", "greenlet", "posix_ipc", "msgpack")
+RIVALS = ("mproc_go", "faster_fifo", "janus", "gevent", "joblib", "mpire", "greenlet", "posix_ipc", "msgpack")
 
 
 def pip_name(module: str) -> str:
