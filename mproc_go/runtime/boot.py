@@ -323,7 +323,8 @@ def _spawn_supervisor(theirs: socket.socket) -> int:
             *((os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in (0, 1, 2) if fd not in standard),
         ],
         setsigmask=[],
-        setsigdef=[signal.SIGINT, signal.SIGTERM, signal.SIGCHLD, signal.SIGALRM, signal.SIGHUP],
+        # Not SIGHUP: whoever started the program with nohup wants that for all of it.
+        setsigdef=[signal.SIGINT, signal.SIGTERM, signal.SIGCHLD, signal.SIGALRM],
     )
 
 

@@ -6,6 +6,7 @@ values are handed over in the waiter's sudog, as by a channel; of others each wa
 
 from __future__ import annotations
 
+import reprlib
 from typing import Any, Generic, TypeVar
 
 from mproc_go.errors import ChanClosed
@@ -58,6 +59,9 @@ class KeyedChan(Striped, Generic[K, V]):
 
     KIND = KIND_KEYED_CHAN
     _keyed = True
+
+    def __init__(self) -> None:
+        super().__init__()
 
     @whole
     def send(self, key: K, value: V) -> None:
@@ -124,7 +128,7 @@ class KeyedChan(Striped, Generic[K, V]):
         if timeout is not None and timeout <= 0:
             if m.w[self._base + KC_CLOSED]:
                 raise ChanClosed(RECV_ON_CLOSED)
-            raise TimeoutError("keyed receive: the key is not there")
+            raise TimeoutError(f"keyed receive: {reprlib.repr(key)} is not there")
         return self._wait(m, key, i, h, kb, timeout)  # type: ignore[no-any-return]
 
     def _wait(self, m: M, key: object, i: int, h: int, kb: bytes, timeout: float | None) -> Any:
@@ -154,7 +158,7 @@ class KeyedChan(Striped, Generic[K, V]):
         if not q:
             return self.receive(key, timeout)  # type: ignore[arg-type]
         self._leave(m, i, h, kb)
-        raise TimeoutError(f"keyed receive: nobody sent the key within {timeout} s")
+        raise TimeoutError(f"keyed receive: nobody sent {reprlib.repr(key)} within {timeout} s")
 
     def _join(self, m: M, key: object, i: int, h: int, kb: bytes) -> tuple[int, bool]:
         """Enqueue for a key. Returns: the queue, or 0 where it is there or the channel closed; and whether it is."""

@@ -75,7 +75,9 @@ def serve(owner: socket.socket, options: dict[str, Any], worker_main: WorkerMain
             name (None: nobody can attach), owner (os_pid; 0: it only starts us) and path (the workers' sys.path).
     """
     set_process_name("mproc-go sched")
+    # Both are the user's program's: whether it ends by them is its affair, and we see that.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    hang_up = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     names.remove_left()
     prefix = names.new_prefix()
     slots = doors.all_slots(options["max_ms"], options["clients"])
@@ -102,6 +104,7 @@ def serve(owner: socket.socket, options: dict[str, Any], worker_main: WorkerMain
         try:
             opened = Doors(prefix, slots)
             supervisor = Supervisor(segment, opened, options, worker_main, reception)
+            supervisor.hung_up = hang_up == signal.SIG_IGN
             if reception is not None:
                 reception.open(supervisor, options["path"])
             for _ in range(options["procs"]):
@@ -134,6 +137,16 @@ def _refuse(owner: socket.socket, error: Exception, reception: Reception | None)
     os._exit(1)
 
 
+def _left_to_the_program(signum: int, frame: object) -> None:
+    """What a worker does at a signal that goes to the whole group: it ends with its program, or not at all."""
+
+
+def _hang_up() -> None:
+    """In a fork of a worker, which is no part of us: the end of the terminal is its end again."""
+    if signal.getsignal(signal.SIGHUP) is _left_to_the_program:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 def _signal_name(number: int) -> str:
     try:
         return signal.Signals(number).name
@@ -144,7 +157,6 @@ def _signal_name(number: int) -> str:
 def _stand_alone(folder: names.Folder, name: str) -> None:
     """Leave the session of whoever starts us; from now on what we and the workers print goes to the log."""
     os.setsid()
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     log = folder.open_log(name)
     for fd in (1, 2):
         os.dup2(log, fd)
@@ -158,6 +170,7 @@ class Supervisor:
         workers: pidfd -> (os_pid, slot) of each worker not yet reaped.
         began: time.time of the start.
         failed: a panic or the like ended the program, and nobody was there to be told.
+        hung_up: the program was started with SIGHUP ignored (nohup); so it is in the workers and their children.
     """
 
     def __init__(
@@ -182,7 +195,7 @@ class Supervisor:
         self.trace_ms: int = options["schedtrace"]
         self.reception = reception
         self.began = time.time()
-        self.failed = False
+        self.failed = self.hung_up = False
         self.started = time.monotonic()
         self.trace_at = self.started + self.trace_ms / 1000
         w[H_SUPERVISOR] = os.getpid()
@@ -227,9 +240,11 @@ class Supervisor:
         if not os_pid:
             try:
                 # Not SIG_IGN: the user's subprocesses would inherit it. Ctrl-C belongs to the user's program.
-                signal.signal(signal.SIGINT, lambda signum, frame: None)
+                signal.signal(signal.SIGINT, _left_to_the_program)
                 signal.signal(signal.SIGTERM, signal.SIG_DFL)
-                signal.signal(signal.SIGHUP, signal.SIG_DFL)
+                if not self.hung_up:
+                    signal.signal(signal.SIGHUP, _left_to_the_program)
+                    os.register_at_fork(after_in_child=_hang_up)
                 set_death_signal(signal.SIGKILL, parent)
                 set_process_name(f"mproc-go m{slot}")
                 w[base + M_OS_PID] = os.getpid()

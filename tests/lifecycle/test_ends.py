@@ -176,6 +176,45 @@ def test_deadly_signals(signum, where):
     assert outcome.status == -signum, outcome
 
 
+@pytest.mark.parametrize("how", ["nohup", "handled"])
+def test_a_terminal_that_is_gone(tmp_path, how):
+    """SIGHUP to the whole group ends nothing where the program does not end by it; what a goroutine forks does."""
+    code = """
+import os, signal, subprocess, sys, time
+from mproc_go import run, go, Chan
+def child_ends():
+    pid = os.fork()
+    if not pid:
+        os.kill(os.getpid(), signal.SIGHUP)
+        os._exit(7)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+def command():
+    return subprocess.run([sys.executable, "-c", "import signal; print(signal.getsignal(1) == signal.SIG_IGN)"],
+                          capture_output=True, text=True).stdout
+def works(ch):
+    for v in ch:
+        v.send(os.getpid())
+def main():
+    ch, back = Chan(), Chan()
+    go(works, ch)
+    ch.send(back)
+    before = back.recv()
+    os.killpg(0, signal.SIGHUP)
+    ch.send(back)
+    assert back.recv() == before
+    return go(child_ends).result(), go(command).result()
+if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
+    signal.signal(signal.SIGHUP, lambda *_: None)
+print(run(main))
+"""
+    script = tmp_path / "a.py"
+    script.write_text(code)
+    with Program([*(["nohup"] if how == "nohup" else []), sys.executable, script]) as program:
+        outcome = program.end()
+    expected = "(7, 'True\\n')\n" if how == "nohup" else "(-1, 'False\\n')\n"
+    assert (outcome.status, outcome.out) == (0, expected), outcome
+
+
 def test_whole_group_terminated():
     """SIGTERM to the group, as a service manager or a batch system sends it."""
     with start("lifecycle.py", "computing", "recv", "run") as program:
