@@ -125,6 +125,38 @@ class Refs:
                 m.mended()
             raise
 
+    def drop_only(self, m: M, kind: int, base: int) -> None:
+        """As :meth:`drop`, of the only handle there ever was: it was made here, and never named in a message.
+
+        Nobody can come by another one, so what this process knows of it needs no lock.
+        """
+        # Cost: 0.5 us = 1 lock, 5 words; each spawn whose handle is not kept does it
+        w = m.w
+        ph = m.ph
+        if w[ph]:
+            self._dropped.append((kind, base))
+            return
+        try:
+            lock = m.locks[L_OBJECTS + (base >> 5) % N_OBJECT_LOCKS]
+            del self.holds[base]
+            w[ph] = lock.phase
+            if not lock.acquire(False):
+                lock.contended()
+            if w[lock.gen_word] != lock.gen:
+                lock = lock.renewed(w, ph)
+            w[base + self.word] = 0  # of its words none but ours was ever set
+            refs = w[base + R_REFS] - 1
+            w[base + R_REFS] = refs
+            lock.release()
+            w[ph] = 0
+            if not refs:
+                self._destroy(m, kind, base)
+            if self._dropped:
+                self.settle(m)
+        except BaseException as error:
+            m.left(error)
+            raise
+
     def _drop(self, m: M, base: int) -> int:
         """One handle less; return the references that are left, here or elsewhere. `_lock` is held."""
         n = self.holds.pop(base)

@@ -29,6 +29,7 @@ from mproc_go.shm.layout import (
     G_LEFT,
     G_M,
     G_MSG,
+    G_ONE_ARG,
     G_PARENT,
     G_QUIET,
     G_RETRY,
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
 
 _FLAGS = (1 << CODE_SHIFT) - 1
 _RUNNABLE = states.RUNNABLE
+_UNMADE = states.UNMADE
 _RETRY_BYTES = 3 * WORD
 # What a result may take in the record of a goroutine that may run again: up to the word that says from where.
 RETRY_INLINE_BYTES = (G_RETRY_RECORD - G_MSG - 1) * WORD
@@ -163,6 +165,9 @@ def spawn(
     elif kwargs:
         flags |= G_HAS_KWARGS
         value = (args, kwargs)
+    elif len(args) == 1:  # mostly a number, a string or a handle: shorter by itself than in a tuple
+        flags |= G_ONE_ARG
+        value = args[0]
     else:
         value = args or None
     hdr, data = wire.encode(value) if value is not None else (wire.H_NONE, b"")
@@ -185,7 +190,7 @@ def spawn(
         raise
     w = m.w
     w[g] = m.live
-    w[g + G_STATUS] = states.UNMADE
+    w[g + G_STATUS] = _UNMADE
     if record:
         w[record + BLOCK_DATA] = retries
         w[record + BLOCK_DATA + 1] = hdr
@@ -243,6 +248,8 @@ def args_of(m: M, g: int) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str
     if not number:
         return value  # type: ignore[no-any-return]
     fn = m.process.codes.load(m, number)
+    if code & G_ONE_ARG:
+        return fn, (value,), {}
     if code & G_HAS_KWARGS:
         return fn, value[0], value[1]
     return fn, value or (), {}

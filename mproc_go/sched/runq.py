@@ -27,6 +27,8 @@ from mproc_go.shm.layout import (
     P_RUNQ,
     P_STATUS,
     P_TAIL,
+    P_WORDS,
+    PS,
     R_HEAD,
     R_LINK,
     RUNQ,
@@ -51,7 +53,7 @@ def put(t: Thread, p: int, g: int) -> bool:
     """
     # Cost: 0.4 us = 1 lock, 5 words
     w = t.w
-    base = p_base(p)
+    base = PS + p * P_WORDS
     lock = t.locks[L_PS + p]
     ph = t.ph
     w[ph] = lock.phase
@@ -88,7 +90,7 @@ def get(t: Thread, p: int) -> int:
     """Take the next goroutine of the P, 0 if there is none. Runs: the M that holds the P."""
     # Cost: 0.05 us if empty, else 0.4 us = 1 lock, 5 words
     w = t.w
-    base = p_base(p)
+    base = PS + p * P_WORDS
     if w[base + P_HEAD] == w[base + P_TAIL]:
         return 0
     lock = t.locks[L_PS + p]

@@ -245,6 +245,7 @@ G_HAS_KWARGS: Final = 1
 G_RETRY: Final = 4  # run again if its worker dies: G_RETRY_RECORD holds the message, which is kept until it ends
 G_QUIET: Final = 8  # no panic if it fails and nobody holds the handle any more
 G_LEFT: Final = 16  # it ended, and its worker died before it freed that record: the last handle does (reaper)
+G_ONE_ARG: Final = 32  # the message is the one argument, not a tuple of them
 G_COUNTED: Final = 2  # the message is (wrapper, args, kwargs): a wait group counts it until it ends
 
 # Message: header, then up to MSG_INLINE_* of payload, or one word with the base of a block.

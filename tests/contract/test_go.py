@@ -612,6 +612,31 @@ def test_handle_travels(who):
     who(body)
 
 
+def test_a_handle_that_another_thread_sent(who):
+    """Whoever received it has it, though the thread that made the goroutine drops its own."""
+
+    def ask(ch, seen):
+        h = ch.recv()
+        seen.send(None)
+        return h.result()
+
+    def body():
+        ch, gate, seen = Chan(1), Chan(), Chan()
+        made = [go(gate.recv)]
+        reader = go(ask, ch, seen)
+        thread = threading.Thread(target=lambda: ch.send(made[0]))
+        thread.start()
+        thread.join()
+        seen.recv(DEADLINE_S)
+        made.clear()
+        for _ in range(100):  # a record freed too early would be another goroutine's by now
+            go(echo, 0).result()
+        gate.send("its result")
+        assert reader.result(DEADLINE_S) == "its result"
+
+    who(body)
+
+
 def test_handle_captured_by_a_closure(who):
     """A captured handle travels by reference."""
 
