@@ -96,7 +96,7 @@ class Receiving(End, Generic[T]):
                 w[ph] = 0
                 value = wire.decode(hdr, data)
                 return value
-            m.held[0] = lock
+            m.held.append(lock)
             value, ok = self._recv_slow(m, timeout)
         except BaseException as error:
             m.left(error)
@@ -151,7 +151,7 @@ class Receiving(End, Generic[T]):
             w[ch + CH_SENDQ] = following
             if following:
                 w[following + SG_PREV] = 0
-            m.held[0].release()
+            m.held.pop().release()
             w[m.ph] = 0
             m.ready(g)
             if hdr & NOT_PLAIN:
@@ -164,15 +164,18 @@ class Receiving(End, Generic[T]):
         if outcome == ops.MUST_WAIT and (timeout is None or timeout > 0):
             me = m.g
             s = me + G_SUDOG
-            w[me + G_DECIDE] = 0
-            w[me + G_STATUS] = _WAITING
+            if w[me + G_STATUS] == states.RUNNING:
+                w[me + G_DECIDE] = 0
+                w[me + G_STATUS] = _WAITING
+            else:
+                m.begin_wait(states.CHAN_RECEIVE)
             if w[ch + CH_RECVQ]:
                 waitq.enqueue(w, ch + CH_RECVQ, s)
             else:  # the same, written out
                 w[s + SG_LINK] = w[s + SG_PREV] = 0
                 w[ch + CH_RECVQ + 1] = s
                 w[ch + CH_RECVQ] = s  # publishes
-            m.held[0].release()
+            m.held.pop().release()
             w[m.ph] = 0
             deadline = None if timeout is None else deadline_of(timeout)
             try:

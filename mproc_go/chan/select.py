@@ -176,6 +176,8 @@ def _select(m: M, channels: list[_Case], fallback: int, timeout: float | None) -
             for case in channels:
                 case.sudog = take(m, POOL_SUDOG) + SUDOG_BODY
                 m.w[case.sudog + SG_G] = 0
+        if wait and m.waits():
+            m.begin_wait(states.SELECT)  # raises, while no lock is held
         _enter(m, locks)
         for case in channels:
             woken, found = _try(m, case, len(locks))

@@ -104,7 +104,7 @@ class Sending(End, Generic[T]):
                 lock.release()
                 w[ph] = 0
                 return
-            m.held[0] = lock
+            m.held.append(lock)
             self._send_slow(m, hdr, body, timeout)
         except BaseException as error:
             m.left(error)
@@ -123,7 +123,7 @@ class Sending(End, Generic[T]):
             w[ch + CH_RECVQ] = following
             if following:
                 w[following + SG_PREV] = 0
-            m.held[0].release()
+            m.held.pop().release()
             w[m.ph] = 0
             m.ready(g)
             if w[H_STOP]:
@@ -142,8 +142,15 @@ class Sending(End, Generic[T]):
             return
         if outcome == ops.MUST_WAIT and (timeout is None or timeout > 0):
             me = m.g
-            w[me + G_DECIDE] = 0
-            w[me + G_STATUS] = _WAITING
+            if w[me + G_STATUS] == states.RUNNING:
+                w[me + G_DECIDE] = 0
+                w[me + G_STATUS] = _WAITING
+            else:
+                try:
+                    m.begin_wait(states.CHAN_SEND)
+                except RuntimeError:
+                    discard(m, hdr, body)
+                    raise
             s = me + G_SUDOG
             put(w, m.mem, s + SG_MSG, hdr, body)
             w[s + SG_SEQ] = 0
@@ -153,7 +160,7 @@ class Sending(End, Generic[T]):
                 w[s + SG_LINK] = w[s + SG_PREV] = 0
                 w[ch + CH_SENDQ + 1] = s
                 w[ch + CH_SENDQ] = s  # publishes
-            m.held[0].release()
+            m.held.pop().release()
             w[m.ph] = 0
             deadline = None if timeout is None else deadline_of(timeout)
             try:

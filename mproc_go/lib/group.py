@@ -19,7 +19,7 @@ from mproc_go.errors import Deadlock, GoroutinePanic, NotRunning
 from mproc_go.lib.context import Context, background, cancelable
 from mproc_go.runtime.goroutine import Goroutine, go
 from mproc_go.runtime.panics import traceback_text
-from mproc_go.runtime.process import integer
+from mproc_go.runtime.process import call_out, integer
 from mproc_go.runtime.worker import Goexit
 from mproc_go.sync.semaphore import Semaphore
 from mproc_go.sync.waitgroup import WaitGroup
@@ -149,7 +149,7 @@ class Group:
 def _member(group: Group, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Run a member, in the worker that starts it."""
     try:
-        fn(*args, **kwargs)
+        call_out(fn, *args, **kwargs)
     except Goexit:
         raise
     except BaseException as error:

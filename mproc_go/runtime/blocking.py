@@ -102,7 +102,7 @@ def blocking(fn: Callable[A, R], /, *args: A.args, **kwargs: A.kwargs) -> R:
     if m.w[H_STOP]:
         m.interrupted()
     if not isinstance(m, WorkerM) or m.cur is m.hub:
-        return fn(*args, **kwargs)
+        return rt.call_out(fn, *args, **kwargs)
     global _threads
     if _threads is None:
         _threads = Threads(m)

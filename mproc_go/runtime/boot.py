@@ -486,6 +486,7 @@ def worker_main(segment: Segment, opened: Doors, slot: int) -> NoReturn:
         stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     process = Process(segment, opened.locks(segment.w), opened.notes, slot, new_client)
     process.codes = CodeTable(rt.current)
+    process.watch_locks()
     m = WorkerM(process, slot)
     process.tls.m = m
     rt.process = process

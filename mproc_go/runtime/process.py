@@ -51,6 +51,19 @@ R = TypeVar("R")
 
 # What our calls raise on purpose, and only where nothing is half done; anything else may have cut one off.
 _ON_PURPOSE = (MprocError, TimeoutError, TypeError, ValueError, OverflowError, RuntimeError, LookupError)
+# A nested call (below) that waits for a lock so long waits for the call that it interrupts. In seconds; a lock is held
+# for about a microsecond, and while the scheduler of a loaded machine lets its holder wait.
+_NESTED_S = 1.0
+NESTED_LOCK = (
+    "a finalizer or signal handler uses the runtime in the middle of another call of the same thread, and needs a lock "
+    "which that call has: let it note down what is to be done (in a queue.SimpleQueue, say), and do it elsewhere"
+)
+NESTED_WAIT = (
+    "a finalizer or signal handler would have to wait in the middle of another wait of the same goroutine: "
+    "use send_nowait, or let it note down what is to be done, and do it elsewhere"
+)
+# Where a thread can be in the middle of something. (Programs run under our command line, say, and it is none.)
+_MACHINERY = tuple(f"mproc_go.{layer}." for layer in ("chan", "lib", "runtime", "sched", "shared", "shm", "sync"))
 # Functions of ours that call the user's: code of the user's above them on the stack is not in the middle of ours.
 CALLS_OUT: set[CodeType] = set()
 
@@ -161,12 +174,19 @@ class Process:
             fd: its pidfd.
         """
         self.supervisor_fd = fd
-        check = weakref.WeakMethod(self.check_supervisor)  # the locks must not keep us, and the segment, alive
+        self.watch_locks()
 
-        def watch() -> None:
-            method = check()
-            if method is not None:
-                method()
+    def watch_locks(self) -> None:
+        """From now on, a thread that waits at a lock for long looks whether that can ever end."""
+        found = weakref.ref(self)  # the locks must not keep us, and the segment, alive
+
+        def watch(waited_s: float) -> None:
+            process = found()
+            if process is None:
+                return
+            process.check_supervisor()
+            if waited_s > _NESTED_S and nested():
+                raise RuntimeError(NESTED_LOCK)
 
         for lock in self.locks:
             lock.watch = watch
@@ -251,7 +271,7 @@ class M(Thread):
         operation was done is unknown, but it is done wholly or not at all.
         Blocks: up to a tick of the supervisor (20 ms); where there is no stack left to call anything, it spins.
         """
-        if self.cut_off(error):
+        if self.cut_off(error) and not nested():
             self.mended()
             if self.waits():  # it is in no queue any more
                 if self.w[self.g + G_DECIDE]:
@@ -296,19 +316,9 @@ class M(Thread):
             time.sleep(0.0005)
 
     def held_already(self) -> None:
-        """A lock is taken where one is shown already: an exception left it behind, unless a signal handler is calling.
-
-        Such a handler finds one of our functions further down the stack, interrupted in the middle.
-        """
-        frame, ours = sys._getframe(1), True
-        while frame is not None:
-            name = frame.f_globals.get("__name__", "")
-            if not name.startswith("mproc_go.") or frame.f_code in CALLS_OUT:
-                ours = False
-            elif not ours:
-                return
-            frame = frame.f_back  # type: ignore[assignment]
-        self.mended()
+        """A lock is taken where one is shown already: an exception left it behind, unless this call is nested."""
+        if not nested():
+            self.mended()
 
     def detach(self) -> None:
         """This process is a fork of the one whose thread this was."""
@@ -321,8 +331,16 @@ class M(Thread):
 
         Args:
             reason: one of sched/states.py.
+        Raises:
+            RuntimeError: it waits already: this call is nested (:func:`nested`). The lock that was taken last is given
+                back.
         """
         w, g = self.w, self.g
+        if not g or w[g + G_STATUS] & states.STATUS_MASK != states.RUNNING:
+            if w[self.ph]:
+                self.held.pop().release()
+                w[self.ph] = 0
+            raise RuntimeError(NESTED_WAIT)
         w[g + G_DECIDE] = 0
         w[g + G_STATUS] = states.WAITING | reason << states.REASON_SHIFT
         return g
@@ -337,6 +355,32 @@ class M(Thread):
 
     def take_delivery(self) -> None:
         """The goroutine was decided, and an exception came: have it not delivered to its next wait."""
+
+
+def nested() -> bool:
+    """Whether this call of ours interrupts another one of the same thread, which is in the middle of something.
+
+    Only a finalizer that the garbage collector runs, or a signal handler, can do that: it has a function of ours below
+    it on the stack, which did not call it.
+    """
+    frame, ours = sys._getframe(1), True
+    while frame is not None:
+        if not frame.f_globals.get("__name__", "").startswith(_MACHINERY):
+            ours = False
+        elif frame.f_code in CALLS_OUT:
+            ours = True  # and so are those of ours that called it
+        elif not ours:
+            return True
+        frame = frame.f_back  # type: ignore[assignment]
+    return False
+
+
+def call_out(fn: Callable[..., R], *args: Any, **kwargs: Any) -> R:
+    """Call a function of the user's, from one of ours that is in the middle of nothing."""
+    return fn(*args, **kwargs)
+
+
+CALLS_OUT.add(call_out.__code__)
 
 
 def whole(method: Callable[Concatenate[Any, A], R]) -> Callable[Concatenate[Any, A], R]:

@@ -211,6 +211,8 @@ class WorkerM(M):
         w = self.w
         fiber = self.cur
         g = fiber.g
+        if w[g + G_STATUS] != _RUNNING:
+            return  # a finalizer or signal handler in the middle of a wait
         w[g + G_STATUS] = _RUNNABLE
         self.runnable.append(fiber)
         try:
@@ -441,7 +443,7 @@ class WorkerM(M):
         """The next fiber to run; sleeps until there is one. Twin: sched/idle.py (announce, then look)."""
         w = self.w
         outsiders = self.process.outsiders
-        w[self.running] = 0
+        self.g = w[self.running] = 0
         if self.to_start:
             g, self.to_start = self.to_start, 0
             return self._fresh(g)

@@ -301,7 +301,7 @@ def _numpy_is_installed() -> bool:
 
 def _call(fn: Callable[[Any], Any], array: SharedArray, start: int, stop: int, with_numpy: bool) -> Any:
     """One chunk's goroutine; nothing if nobody waits for it any more."""
-    return fn(array._chunk(start, stop, with_numpy)) if spawn.is_held(rt.current()) else None
+    return rt.call_out(fn, array._chunk(start, stop, with_numpy)) if spawn.is_held(rt.current()) else None
 
 
 def _results(started: deque[Goroutine[R]]) -> Iterator[R]:

@@ -14,7 +14,7 @@ from mproc_go.codec.culprit import type_name
 from mproc_go.codec.wire import H_INT, T_STR, TAG_SHIFT
 from mproc_go.runtime import message
 from mproc_go.runtime.handle import SharedHandle, register
-from mproc_go.runtime.process import M, whole
+from mproc_go.runtime.process import M, call_out, whole
 from mproc_go.shared import keys, table
 from mproc_go.shared.keys import HASH_BITS, NUMBER, number_key
 from mproc_go.shared.striped import SMALLEST, Striped, destroy, fill, free_entry, unpin
@@ -532,7 +532,7 @@ class SharedMap(Striped, MutableMapping[K, V], Generic[K, V]):
                 raise KeyError(key)
             else:
                 value = default
-            result: Any = fn(value)
+            result: Any = call_out(fn, value)
             new = 0
             if type(result) is not int or not 0 <= result < SIGN or w[w[e + EN_AT]] != H_INT:
                 new = self._new(m, key, h, kb, self._pack(m, result))
@@ -554,7 +554,7 @@ class SharedMap(Striped, MutableMapping[K, V], Generic[K, V]):
         """
         _check_callable("range", fn)
         for key, value in self._pairs():
-            if fn(key, value) is False:
+            if call_out(fn, key, value) is False:
                 return
 
     @whole

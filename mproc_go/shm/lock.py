@@ -63,7 +63,8 @@ class Lock:
         gen_word: index of its generation word.
         gen: generation whose door this process has in hand.
         phase: the phase word that says so.
-        watch: called every :data:`WATCH_S` while its door stays shut, or None; raises where nobody will open it again.
+        watch: called every :data:`WATCH_S` while its door stays shut, with the seconds since; raises where nobody will
+            open it again. None: nobody looks.
         home: the locks of the process, which its threads share: such a lock is never changed, but replaced there.
         acquire, release: of that door's semaphore.
     """
@@ -80,7 +81,7 @@ class Lock:
         self.gen = -1
         self.phase = 0
         self.home: MutableSequence[Lock] | None = None
-        self.watch: Callable[[], None] | None = None
+        self.watch: Callable[[float], None] | None = None
 
     def refresh(self, w: Sequence[int]) -> None:
         """Take the door of the present generation in hand."""
@@ -100,8 +101,10 @@ class Lock:
         if self.watch is None:
             acquire()
             return
+        waited = 0.0
         while not acquire(True, WATCH_S):
-            self.watch()
+            waited += WATCH_S
+            self.watch(waited)
 
     def retreat(self, w: Words, ph: int) -> None:
         """Called with the token of an old door: leave that door open, go through the present one. Blocks."""

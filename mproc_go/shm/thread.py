@@ -64,7 +64,8 @@ class Thread:
         note: the semaphore this thread sleeps on.
         live, cached: heads of records it took and of records in its caches.
         caches, cache_sizes: private free records, by pool.
-        held: locks it has, by level, as they were when it took them (the hot paths keep theirs in a local variable).
+        held: locks it has, as they were when it took them, the last at the end (the hot paths keep theirs in a local
+            variable). A stack: a finalizer or a signal handler may take and give back others in between.
     """
 
     # No __slots__: WorkerM and ClientM add the state of their loops, and reads cost the same on a small instance.
@@ -89,7 +90,7 @@ class Thread:
         self.cached = cached_head(slot)
         self.caches: list[list[int]] = [[] for _ in range(N_POOLS)]
         self.cache_sizes = CACHE_SIZES
-        self.held: dict[int, Lock] = {}
+        self.held: list[Lock] = []
 
     def enter(self, lock: Lock, level: int = 0) -> None:
         """Take the lock; `level` is how many this thread holds already."""
@@ -102,11 +103,11 @@ class Thread:
             lock.contended()
         if w[lock.gen_word] != lock.gen:
             lock = lock.renewed(w, ph)
-        self.held[level] = lock
+        self.held.append(lock)
 
     def leave(self, lock: Lock, level: int = 0) -> None:
         """Give the lock back."""
-        self.held[level].release()
+        self.held.pop().release()
         self.w[self.ph + level] = 0
 
     def left(self, error: BaseException) -> None:

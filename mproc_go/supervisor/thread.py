@@ -43,7 +43,7 @@ class SupervisorThread(Thread):
         w[self.ph + level] = lock.phase
         for _ in range(_TRIES):
             if lock.acquire(False):
-                self.held[level] = lock
+                self.held.append(lock)
                 return True
         w[self.ph + level] = 0
         return False

@@ -110,7 +110,7 @@ class Mutex(SharedHandle):
                 lock.release()
                 w[ph] = 0
                 return
-            m.held[0] = lock
+            m.held.append(lock)
             self._lock_slow(m, timeout)
         except BaseException as error:
             m.left(error)

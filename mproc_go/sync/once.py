@@ -84,7 +84,7 @@ class Once(SharedHandle):
             w[base + OC_STATE] = ONCE_RUNNING  # publishes
             m.leave(lock)
             try:
-                fn(*args)
+                rt.call_out(fn, *args)
             finally:
                 self._finish()
             return

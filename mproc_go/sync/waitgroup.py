@@ -134,7 +134,7 @@ class WaitGroup(SharedHandle):
         panic is known. Source: Go sync.WaitGroup.Go.
         """
         try:
-            fn(*args, **kwargs)
+            rt.call_out(fn, *args, **kwargs)
         except Exception:
             if self._m().w[H_ON_PANIC] == ON_PANIC_LOG:
                 self.done()

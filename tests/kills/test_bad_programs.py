@@ -18,11 +18,14 @@ import pytest
 from mproc_go import (
     Chan,
     GoroutinePanic,
+    Mutex,
     NotRunning,
     Runtime,
     SharedMemoryFull,
     WorkerLost,
+    WouldBlock,
     go,
+    gosched,
     num_goroutine,
     sleep,
     stats,
@@ -186,6 +189,63 @@ def test_finalizers_that_send_and_raise(runtime):
     ch = Chan(1000)
     assert go(leaves_and_collects, ch, 300).result(DEADLINE_S) == 300
     assert len(ch) == 300, "all finalizers ran"
+
+
+class Busy:
+    """Its end uses whatever there is; what would have to wait says so."""
+
+    def __init__(self, log, mutex, n):
+        self.log, self.mutex, self.n, self.me = log, mutex, n, self
+
+    def __del__(self):
+        try:
+            if self.n % 3 == 0:
+                self.log.send(self.n, 0.001)
+            else:
+                self.log.send_nowait(self.n)
+            if self.n % 5 == 0 and self.mutex.try_lock():
+                self.mutex.unlock()
+            if self.n % 7 == 0:
+                gosched()
+        except (WouldBlock, TimeoutError, RuntimeError):
+            pass
+
+
+def collected_all_the_time(log, mutex, ch, out, first):
+    """The collector runs wherever it can, and with it finalizers: in the middle of calls, too."""
+    before = gc.get_threshold()
+    gc.set_threshold(1)
+    try:
+        for i in range(first, first + 60):
+            Busy(log, mutex, i)
+            ch.send(i)
+            out.send(ch.recv())
+            gosched()
+    finally:
+        gc.set_threshold(*before)
+
+
+def test_finalizers_in_the_middle_of_calls():
+    """What they do is done once or not at all; nobody else's message or lock is lost, and nobody hangs."""
+    with Runtime(2):
+        log, mutex, ch, out = Chan(8), Mutex(), Chan(4), Chan(1)
+        collected = []
+        reader = threading.Thread(target=lambda: collected.extend(out))
+        reader.start()
+        logged = go(list, log)
+        handles = [go(collected_all_the_time, log, mutex, ch, out, 1000 * k) for k in range(3)]
+        collected_all_the_time(log, mutex, ch, out, 3000)
+        for handle in handles:
+            handle.result(DEADLINE_S)
+        assert not len(ch)
+        out.close()
+        log.close()
+        reader.join(DEADLINE_S)
+        assert sorted(collected) == [1000 * k + i for k in range(4) for i in range(60)]
+        seen = logged.result(DEADLINE_S)
+        assert len(set(seen)) == len(seen) and set(seen) <= set(collected)
+        mutex.lock(DEADLINE_S)
+        mutex.unlock()
 
 
 def endless():
