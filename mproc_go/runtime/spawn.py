@@ -127,7 +127,7 @@ def spawn(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     holder: bool,
-    around: Callable[..., Any] | None = None,
+    counter: Any = None,
     retries: int = 0,
     quiet: bool = False,
 ) -> int:
@@ -135,7 +135,7 @@ def spawn(
 
     Args:
         holder: the caller makes a handle of it.
-        around: called in its place, as ``around(fn, args, kwargs)``; it travels as a value.
+        counter: handle of a wait group, whose ``_run(fn, args, kwargs)`` is called in its place.
         retries: how often it is run again if its worker dies.
         quiet: it is no panic if it fails once its handle was dropped.
 
@@ -157,9 +157,13 @@ def spawn(
         raise TypeError(GO_OF_NIL if fn is None else f"go needs a function to call, not {type(fn).__name__}")
     flags = G_QUIET if quiet else 0
     value: Any
-    if around is not None:
+    if counter is not None:
         flags |= G_COUNTED
-        value = (around, args, kwargs) if number else (around, args, kwargs, fn)
+        if kwargs or not number:
+            flags |= G_HAS_KWARGS
+            value = (counter, args, kwargs) if number else (counter, args, kwargs, fn)
+        else:  # a handle by itself, or as an item of a tuple, is the one that is cheap
+            value = (counter, *args) if args else counter
     elif not number:
         value = (fn, args, kwargs)
     elif kwargs:
@@ -244,7 +248,11 @@ def args_of(m: M, g: int) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str
     number = code >> CODE_SHIFT
     if code & G_COUNTED:
         fn = m.process.codes.load(m, number) if number else value[3]
-        return value[0], (fn, value[1], value[2]), {}
+        if code & G_HAS_KWARGS:
+            return value[0]._run, (fn, value[1], value[2]), {}
+        if type(value) is tuple:
+            return value[0]._run, (fn, value[1:], {}), {}
+        return value._run, (fn, (), {}), {}
     if not number:
         return value  # type: ignore[no-any-return]
     fn = m.process.codes.load(m, number)

@@ -246,7 +246,7 @@ G_RETRY: Final = 4  # run again if its worker dies: G_RETRY_RECORD holds the mes
 G_QUIET: Final = 8  # no panic if it fails and nobody holds the handle any more
 G_LEFT: Final = 16  # it ended, and its worker died before it freed that record: the last handle does (reaper)
 G_ONE_ARG: Final = 32  # the message is the one argument, not a tuple of them
-G_COUNTED: Final = 2  # the message is (wrapper, args, kwargs): a wait group counts it until it ends
+G_COUNTED: Final = 2  # a wait group counts it until it ends; the message is that, or (that, ...) (runtime/spawn.py)
 
 # Message: header, then up to MSG_INLINE_* of payload, or one word with the base of a block.
 MSG_HDR: Final = 0

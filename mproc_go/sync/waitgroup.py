@@ -122,7 +122,7 @@ class WaitGroup(SharedHandle):
             m.interrupted()
         self.add(1)
         try:
-            spawn.spawn(m, fn, args, kwargs, False, self._run)
+            spawn.spawn(m, fn, args, kwargs, False, self)
         except BaseException:
             self.add(-1)
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 
@@ -200,6 +201,32 @@ def test_nested(who):
         wg.go(tree, 5)
         wg.wait(DEADLINE_S)
         assert len(out) == 63
+
+    who(body)
+
+
+def tell(out, *args, **kwargs):
+    out.send((args, kwargs))
+
+
+def test_a_counted_goroutine_gets_what_it_was_given(who):
+    """Nothing, one argument or many, handles and keywords, by a function of a module and by one that captures."""
+
+    def body():
+        wg, out = WaitGroup(), Chan(1)
+        wg.go(gc.isenabled)
+        wg.wait(DEADLINE_S)
+
+        def tell_captured(*args, **kwargs):
+            out.send((args, kwargs))
+
+        for args in ((), (1,), (None,), ((),), ((1, 2),), ({"a": [out]},), (wg,), (wg, out), tuple(range(12))):
+            for kwargs in ({}, {"key": 1}, {"key": wg}):
+                wg.go(tell, out, *args, **kwargs)
+                assert out.recv(DEADLINE_S) == (args, kwargs)
+                wg.go(tell_captured, *args, **kwargs)
+                assert out.recv(DEADLINE_S) == (args, kwargs)
+        wg.wait(DEADLINE_S)
 
     who(body)
 
