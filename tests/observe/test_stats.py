@@ -81,12 +81,12 @@ def test_a_quiet_runtime(runtime):
 
 def test_goroutines_by_state(runtime):
     """Each wait reason in Go's words, as many as there are; and they are gone afterwards."""
-    ch, full, wg, mutex, gate = Chan(), Chan(), WaitGroup(), Mutex(), Chan()
+    ch, full, wg, mutex, gate, over = Chan(), Chan(), WaitGroup(), Mutex(), Chan(), Chan()
     wg.add(1)
     mutex.lock()
     handles = [go(ch.recv) for _ in range(3)]
     handles += [go(full.send, i) for i in range(2)]
-    handles += [go(wg.wait), go(mutex.lock), go(sleep, 2.0)]
+    handles += [go(wg.wait), go(mutex.lock), go(nap_until_closed, over)]
     handles += [go(handles[0].result)]
     handles += [go(wait_in_select, gate)]
     wanted = {
@@ -109,6 +109,7 @@ def test_goroutines_by_state(runtime):
     wg.done()
     mutex.unlock()
     gate.send(1)
+    over.close()
     for handle in handles:
         handle.result(DEADLINE_S)
     until(lambda: stats()["goroutines_by_state"] == {"running": 1})
@@ -118,6 +119,11 @@ def wait_in_select(gate):
     from mproc_go import select
 
     select(gate.recv, Chan().recv)
+
+
+def nap_until_closed(over):
+    while not over.closed:
+        sleep(0.2)
 
 
 def test_queues_and_totals(tmp_path, runtime):
