@@ -233,6 +233,7 @@ class Supervisor:
         while self.doors.notes[slot].acquire(False):
             pass
         w[base + M_HOST] = slot
+        w[base + M_ATTENTION] = 1  # it looks for what a worker left that was the only one
         w[base + M_KIND] = KIND_WORKER
         parent = os.getpid()
         wreck_fd = self.wrecks.make(slot)

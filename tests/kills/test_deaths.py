@@ -250,6 +250,15 @@ def test_handles_and_memory_of_the_dead_come_back(runtime):
     assert stats()["memory_bytes"] <= before + 1024 * 1024
 
 
+def test_what_the_only_worker_held_comes_back():
+    """Nobody is there to free it but the worker that comes in its place."""
+    with Runtime(1):
+        handle = go(make_and_die)
+        with pytest.raises(WorkerLost):
+            handle.result(DEADLINE_S)
+        until(lambda: not stats()["objects"], "no object left")
+
+
 def make_and_die():
     channels, leaf = [Chan(10) for _ in range(50)], Chan(1)
     leaf.send(b"y" * 1000)
