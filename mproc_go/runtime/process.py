@@ -375,7 +375,7 @@ def nested() -> bool:
     return False
 
 
-def call_out(fn: Callable[..., R], *args: Any, **kwargs: Any) -> R:
+def call_out(fn: Callable[..., R], /, *args: Any, **kwargs: Any) -> R:
     """Call a function of the user's, from one of ours that is in the middle of nothing."""
     return fn(*args, **kwargs)
 

@@ -52,7 +52,6 @@ class WaitGroup(SharedHandle):
         w[base + WG_COUNT] = w[base + WG_WAITQ] = 0
         w[base + O_KIND] = KIND_WAITGROUP  # last: whoever walks all objects now finds a whole one
 
-    @whole
     def add(self, n: int = 1) -> None:
         """Add `n`, which may be negative, to the counter; at 0 whoever waits is woken. Blocks: never.
 
@@ -60,24 +59,44 @@ class WaitGroup(SharedHandle):
             TypeError: `n` is not an integer.
             ValueError: the counter would become negative, or is beyond 63 bits; it stays as it was.
         """
+        # Cost: 0.8 us = 1 lock, 4 words; scripts/bench hot
         if not isinstance(n, int):  # before the lock, which an exception must not leave behind
             n = integer(n, "WaitGroup.add takes an integer")
-        m = self._m()
+        try:
+            m = self._tls.m
+        except AttributeError:
+            m = self._m()
         w = m.w
+        ph = m.ph
+        base = self._base
         lock = self._lock
-        m.enter(lock)
-        count = w[self._base + WG_COUNT] + n
-        woken: list[int] = []
-        if 0 <= count < _TOO_MANY:
-            woken = set_count(w, self._base, count, m.slot)
-        m.leave(lock)
-        for g in woken:
-            m.ready(g)
-        if w[H_STOP]:
-            m.surface()
+        try:
+            w[ph] = lock.phase
+            if not lock.acquire(False):
+                lock.contended()
+            if w[lock.gen_word] != lock.gen:
+                lock = self._lock = lock.renewed(w, ph)
+            count = w[base + WG_COUNT] + n
+            if 0 < count < _TOO_MANY:
+                w[base + WG_COUNT] = count  # publishes
+                lock.release()
+                w[ph] = 0
+                if w[H_STOP]:
+                    m.surface()
+                return
+            m.held.append(lock)
+            woken = [] if count else set_count(w, base, 0, m.slot)
+            m.leave(lock)
+            for g in woken:
+                m.ready(g)
+            if w[H_STOP]:
+                m.surface()
+        except BaseException as error:
+            m.left(error)
+            raise
         if count < 0:
             raise ValueError(NEGATIVE_WAITGROUP)
-        if count >= _TOO_MANY:
+        if count:
             raise ValueError(f"WaitGroup: {count} are more than a counter holds")
 
     def done(self) -> None:

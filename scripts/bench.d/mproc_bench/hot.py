@@ -1,7 +1,7 @@
 """hot: what one operation of the hot paths costs where nothing contends, beside its budget in design.md.
 
 The two floor rows are the machine's own prices (75 ns and 22-26 ns where the budgets were made): where they are higher
-today, so is everything else. A turn's figure is the best of five slices: what the operation costs when nothing
+today, so is everything else. A turn's figure is the best of its slices: what the operation costs when nothing
 interferes.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 
 from mproc_bench.registry import Wrong, subject
 
-SLICES = 5
+SLICES = 20  # short ones: on a busy machine some are left alone
 ran = 0  # ticks in this process: with procs=1 all goroutines of a runtime share it
 
 
@@ -54,8 +54,20 @@ def tick() -> None:
 
 
 def spawn_ticks(n: int) -> float:
+    from mproc_go import go
+
+    return spawned(go, n)
+
+
+def spawn_counted(n: int) -> float:
+    from mproc_go import WaitGroup
+
+    return spawned(WaitGroup().go, n)
+
+
+def spawned(go: Callable[..., Any], n: int) -> float:
     """Only the spawner's side: the goroutines run while the clock stands, in batches that fit the P's own queue."""
-    from mproc_go import go, gosched
+    from mproc_go import gosched
 
     batch, seconds, before, end = 200, 0.0, ran, monotonic() + 50
     for done in range(batch, n + 1, batch):
@@ -115,6 +127,11 @@ def hot_chan(n: int) -> float:
 @subject("hot", "mproc_go go(f), spawner's side", needs="mproc_go", budget="2-3")
 def hot_spawn(n: int) -> float:
     return in_one_p(spawn_ticks, n)
+
+
+@subject("hot", "mproc_go wg.go(f), spawner's side", needs="mproc_go")
+def hot_counted(n: int) -> float:
+    return in_one_p(spawn_counted, n)
 
 
 @subject("hot", "mproc_go gosched, switch", needs="mproc_go", budget="1.0")
