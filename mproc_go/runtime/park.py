@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mproc_go.errors import NotRunning
 from mproc_go.runtime.process import M
 from mproc_go.sched import waitq
 from mproc_go.shm.layout import G_DECIDE, G_SUDOG
@@ -16,8 +17,11 @@ def park(m: M, lock: Lock, q: int, deadline: float | None) -> int:
     try:
         decision = m.park(deadline)
     except BaseException:
-        if not _withdraw(m, lock, q):
-            m.take_delivery()
+        try:
+            if not _withdraw(m, lock, q):
+                m.take_delivery()
+        except NotRunning:  # there is no queue any more; what ended the wait is what the caller is told
+            pass
         raise
     if decision or _withdraw(m, lock, q):
         return decision

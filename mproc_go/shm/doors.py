@@ -6,6 +6,7 @@ unlinked. A door made later, for a lock that was recovered, keeps its name until
 
 from __future__ import annotations
 
+from mproc_go.errors import NotRunning
 from mproc_go.shm import sem
 from mproc_go.shm.layout import MAX_SLOTS, N_LOCKS
 from mproc_go.shm.lock import Lock
@@ -33,10 +34,17 @@ class Doors:
         self.notes = [sem.Semaphore(note_name(prefix, slot)) for slot in range(slots)]
 
     def door(self, number: int, gen: int) -> sem.Semaphore:
-        """The door of that generation; opened by name if it was made after we began."""
+        """The door of that generation; opened by name if it was made after we began.
+
+        Raises:
+            NotRunning: the runtime ended, and that name with it.
+        """
         key = (number, gen)
         if key not in self._doors:
-            self._doors[key] = sem.Semaphore(door_name(self.prefix, number, gen))
+            try:
+                self._doors[key] = sem.Semaphore(door_name(self.prefix, number, gen))
+            except FileNotFoundError:
+                raise NotRunning("the runtime was closed while it was used here") from None
         return self._doors[key]
 
     def make_shut(self, number: int, gen: int) -> sem.Semaphore:

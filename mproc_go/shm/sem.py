@@ -52,7 +52,10 @@ class Semaphore:
             self.acquire = held.acquire  # type: ignore[attr-defined]
             self.release = held.release  # type: ignore[attr-defined]
         else:
-            sem = posix_ipc.Semaphore(name)
+            try:
+                sem = posix_ipc.Semaphore(name)
+            except posix_ipc.ExistentialError as error:
+                raise FileNotFoundError(str(error)) from None
             self._held = sem
             self.acquire = _posix_acquire(sem)
             self.release = sem.release

@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from mproc_go import NotRunning
 from mproc_go.shm import layout as L
 from mproc_go.shm import lock as locks
 from mproc_go.shm import names, sem
@@ -218,3 +219,20 @@ def test_two_deaths_around_a_living_one(order):
     assert sorted(repaired) == sorted(NUMBERS)
     assert all(chain.doors[number, 1].tokens == 1 for number in NUMBERS)
     assert not any(chain.w[base + L.M_PHASE + level] for base in chain.dead_slots() for level in range(2))
+
+
+def test_a_door_that_went_with_its_runtime():
+    """Who waited while a lock got a new door, and comes back when all is over, is told so."""
+    pen = Pen()
+    try:
+        (late,) = (lock for lock in pen.doors.locks(pen.w) if lock.number == L.L_SCHED)
+        ours = Doors.__new__(Doors)
+        ours.prefix, ours._doors = pen.prefix, dict(pen.doors._doors)
+        late._open = ours.door
+        pen.doors.make_shut(L.L_SCHED, 1)
+        sem.unlink(door_name(pen.prefix, L.L_SCHED, 1))
+        pen.w[late.gen_word] = 1
+        with pytest.raises(NotRunning, match="closed"):
+            late.enter(pen.w, L.slot_base(1) + L.M_PHASE)
+    finally:
+        pen.close()
