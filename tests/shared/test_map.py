@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import random
 import threading
 from collections.abc import ItemsView, KeysView, MutableMapping, ValuesView
@@ -328,12 +329,18 @@ def test_memory_comes_back(rt):
     assert stats()["memory_bytes"] <= before + 512 * 1024
 
 
+# Not NaN: a dict knows its own one again by identity.
+ODD_KEYS = ["a", "b", (1, "x"), None, 2.5, b"z", 1.0, True, -0.0, math.inf, -1, 1 << 63, -(1 << 70), 1e300, "", b"", ()]
+ODD_KEYS += [((),), (1.0, (2.5, b"")), "\ud800", "x" * 200]
+
+
 class AgainstADict(RuleBasedStateMachine):
     """Random calls of all methods, beside a dict."""
 
     map_of = None
-    keys = st.integers(0, 40) | st.sampled_from(["a", "b", (1, "x"), None, 2.5, b"z", 1.0, True])
+    keys = st.integers(0, 40) | st.sampled_from(ODD_KEYS)
     values = st.integers() | st.text(max_size=30) | st.lists(st.integers(), max_size=20)
+    some = st.lists(st.tuples(keys, values), max_size=5)
 
     def __init__(self):
         super().__init__()
@@ -375,6 +382,48 @@ class AgainstADict(RuleBasedStateMachine):
         if self.d:
             k, v = self.m.popitem()
             assert self.d.pop(k) == v
+
+    @rule(k=keys, v=values)
+    def pop(self, k, v):
+        assert self.m.pop(k, v) == self.d.pop(k, v)
+
+    @rule(k=keys)
+    def remove(self, k):
+        for take in (lambda x: x.pop(k), lambda x: x.__delitem__(k)):
+            outcomes = []
+            for x in (self.m, self.d):
+                try:
+                    outcomes.append(take(x))
+                except KeyError as error:
+                    outcomes.append((KeyError, repr(error.args)))
+            assert outcomes[0] == outcomes[1]
+
+    @rule(k=keys, v=values)
+    def setdefault(self, k, v):
+        assert self.m.setdefault(k, v) == self.d.setdefault(k, v)
+
+    @rule(pairs=some, how=st.integers(0, 4))
+    def update(self, pairs, how):
+        for x in (self.m, self.d):
+            if how == 0:
+                x.update(pairs)
+            elif how == 1:
+                x.update(dict(pairs))
+            elif how == 2:
+                x.update(iter(pairs), one=1)
+            elif how == 3:
+                x |= dict(pairs)
+            else:
+                x |= pairs
+
+    @rule(k=keys, pairs=some)
+    def looks(self, k, pairs):
+        m, d, other = self.m, self.d, dict(pairs)
+        assert (k in m, m.get(k), m.get(k, 7)) == (k in d, d.get(k), d.get(k, 7))
+        assert m | other == d | other and other | m == other | d
+        assert m.keys() == d.keys() and m.keys() & other.keys() == d.keys() & other.keys()
+        assert sorted(map(repr, m.values())) == sorted(map(repr, d.values()))
+        assert m.keys().isdisjoint(other) == d.keys().isdisjoint(other) and (m == other) == (d == other)
 
     @rule()
     def clear(self):
