@@ -115,9 +115,9 @@ class Program:
             return [(p.pid, _name(p)) for p in self.family()] + sorted(semaphores() - self.before)
 
         deadline = time.monotonic() + GONE_S
-        while left() and time.monotonic() < deadline:
+        while (found := left()) and time.monotonic() < deadline:  # looked at once: others may leave something meanwhile
             time.sleep(0.02)
-        assert not left(), f"left behind: {left()}\n{outcome}"
+        assert not found, f"left behind: {found}\n{outcome}"
 
     def interrupt(self):
         """Ctrl-C: the terminal sends it to the whole foreground group."""
