@@ -154,7 +154,8 @@ class Refs:
             if self._dropped:
                 self.settle(m)
         except BaseException as error:
-            m.left(error)
+            if m.cut_off(error):  # not m.left: a finalizer may run in the middle of a wait
+                m.mended()
             raise
 
     def _drop(self, m: M, base: int) -> int:
