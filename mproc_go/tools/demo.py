@@ -29,12 +29,13 @@ from rich.text import Text
 
 from mproc_go.tools.analysis import Report, analyse_file, find_files, read_source
 from mproc_go.tools.exits import EXIT_FAILURE, complain, printable
+from mproc_go.tools.which import PROCS
 
 Advance = Callable[[], None]
 
 
 @click.command(name="demo", short_help="Analyse Python source on all cores, beside one plain process.")
-@click.option("--procs", type=click.IntRange(min=1), metavar="N", help="Number of Ps. Default: the cores it may use.")
+@click.option("--procs", type=PROCS, metavar="N", help="Number of Ps. Default: the cores it may use.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
 @click.option("--no-compare", is_flag=True, help="Leave out the same work by one plain process.")
 @click.option("--top", type=click.IntRange(min=1), default=10, show_default=True, metavar="K", help="Rows per table.")

@@ -19,6 +19,7 @@ import click
 
 from mproc_go.errors import EXIT_INTERRUPT, MprocError
 from mproc_go.tools.exits import EXIT_FAILURE, end_of_program
+from mproc_go.tools.which import PROCS
 
 
 class _ScriptCommand(click.Command):
@@ -54,7 +55,7 @@ class _ScriptCommand(click.Command):
     short_help="Run a Python script or module.",
     options_metavar="[OPTIONS]",
 )
-@click.option("--procs", type=click.IntRange(min=1), metavar="N", help="Number of Ps. Default: the cores it may use.")
+@click.option("--procs", type=PROCS, metavar="N", help="Number of Ps. Default: the cores it may use.")
 @click.option(
     "--schedtrace",
     type=click.IntRange(min=1),

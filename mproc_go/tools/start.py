@@ -7,12 +7,12 @@ import sys
 
 import click
 
-from mproc_go.tools.which import usage_errors
+from mproc_go.tools.which import PROCS, usage_errors
 
 
 @click.command(name="start", short_help="Start a runtime in the background.")
 @click.argument("name", metavar="NAME")
-@click.option("--procs", type=click.IntRange(min=1), metavar="N", help="Number of Ps. Default: the cores it may use.")
+@click.option("--procs", type=PROCS, metavar="N", help="Number of Ps. Default: the cores it may use.")
 @click.option(
     "--on-panic",
     type=click.Choice(["log", "end"]),

@@ -7,7 +7,7 @@ import random
 import click
 
 from mproc_go.tools.exits import complain
-from mproc_go.tools.which import columns
+from mproc_go.tools.which import PROCS, columns
 
 
 @click.command(name="stress", short_help="Load a runtime for a while and count everything.")
@@ -21,7 +21,7 @@ from mproc_go.tools.which import columns
     help="For how long new rounds are begun.",
 )
 @click.option("--seed", type=int, metavar="N", help="Draw the same rounds again. Default: a new one, printed.")
-@click.option("--procs", type=click.IntRange(min=1), metavar="N", help="Number of Ps. Default: the cores it may use.")
+@click.option("--procs", type=PROCS, metavar="N", help="Number of Ps. Default: the cores it may use.")
 def command(scenario: str | None, seconds: float, seed: int | None, procs: int | None) -> int:
     """Spawn storms, ping-pong, timers, blocked calls, resizing, selects and wait groups, or one SCENARIO of these.
 

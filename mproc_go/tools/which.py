@@ -11,7 +11,10 @@ import click
 
 from mproc_go.errors import NotRunning
 from mproc_go.shm import names
+from mproc_go.shm.layout import MAX_PS
 
+# What --procs takes.
+PROCS = click.IntRange(1, MAX_PS)
 # A supervisor that does not answer within this, in seconds, is stopped, or its machine swaps.
 ANSWER_S = 5.0
 
