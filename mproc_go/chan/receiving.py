@@ -181,7 +181,7 @@ class Receiving(End, Generic[T]):
             try:
                 decision = park(m, lock, ch + CH_RECVQ, deadline)
             except BaseException:
-                if w[me + G_DECIDE] & OUT_MASK == OUT_OK:  # Ctrl-C in the moment it came
+                if w[me + G_DECIDE] & OUT_MASK == OUT_OK and not w[H_STOP]:  # Ctrl-C in the moment it came
                     give_back(m, lock, ch, *fetch(w, m.mem, me + G_SUDOG + SG_MSG))
                 raise
             if decision & OUT_MASK != OUT_OK:

@@ -166,7 +166,7 @@ class Sending(End, Generic[T]):
             try:
                 decision = park(m, lock, ch + CH_SENDQ, deadline)
             except BaseException:
-                if not w[m.g + G_DECIDE]:
+                if not w[m.g + G_DECIDE] and not w[H_STOP]:  # else it is in the queue still
                     discard(m, hdr, body)
                 raise
             if decision & OUT_MASK == OUT_OK:

@@ -31,7 +31,7 @@ from mproc_go.runtime.worker import Goexit, WorkerM
 from mproc_go.sched import cpus
 from mproc_go.shm import names
 from mproc_go.shm.doors import Doors
-from mproc_go.shm.layout import H_PREEMPT, MAX_PS, MAX_SLOTS
+from mproc_go.shm.layout import H_PREEMPT, MAX_PS, MAX_SLOTS, ON_PANIC_END, ON_PANIC_LOG
 from mproc_go.shm.lock import Lock
 from mproc_go.shm.segment import Segment, default_limit_bytes
 from mproc_go.shm.sem import Semaphore
@@ -69,7 +69,7 @@ _REFUSALS: Final[dict[str, type[Exception]]] = {
     "Taken": RuntimeError,
     "PermissionError": PermissionError,
 }
-_ON_PANIC: Final = {"end": 0, "log": 1}
+_ON_PANIC: Final = {"end": ON_PANIC_END, "log": ON_PANIC_LOG}
 _OPTIONS: Final = ("procs", "name", "on_panic", "preempt", "max_ms", "memory")
 starting = threading.RLock()
 
@@ -338,10 +338,12 @@ def check_options(given: dict[str, Any]) -> dict[str, Any]:
         if name not in _OPTIONS:
             raise TypeError(f"a runtime has no option {name!r}; it has {', '.join(_OPTIONS)}")
     procs = _integer("procs", given.get("procs"), cpus.num_cpu(), 1, MAX_PS)
-    on_panic = given.get("on_panic") or "end"
-    if on_panic not in _ON_PANIC:
+    on_panic = given.get("on_panic")
+    on_panic = "end" if on_panic is None else on_panic
+    if not isinstance(on_panic, str) or on_panic not in _ON_PANIC:
         raise ValueError(f'on_panic is "end" or "log", not {on_panic!r}')
-    preempt = given.get("preempt") or False
+    preempt = given.get("preempt")
+    preempt = False if preempt is None else preempt
     if not isinstance(preempt, bool):
         raise TypeError(f"preempt is True or False, not {type(preempt).__name__}")
     called = given.get("name")
@@ -358,11 +360,10 @@ def check_options(given: dict[str, Any]) -> dict[str, Any]:
 def _integer(name: str, value: Any, default: int, least: int, most: int) -> int:
     if value is None:
         return default
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{name} is an integer, not {type(value).__name__}")
+    value = rt.integer(value, f"{name} is an integer")
     if not least <= value <= most:
         raise ValueError(f"{name} is at least {least} and at most {most}, not {value}")
-    return value
+    return int(value)
 
 
 def run(main: Callable[..., R], *args: Any, procs: int | None = None, **options: Any) -> R:
@@ -483,7 +484,8 @@ def _detach() -> None:
 def worker_main(segment: Segment, opened: Doors, slot: int) -> NoReturn:
     """Main of a worker, in the process just forked."""
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+        # Whole lines, whatever -u says: a print is two writes, and other processes write in between.
+        stream.reconfigure(line_buffering=True, write_through=False)  # type: ignore[union-attr]
     process = Process(segment, opened.locks(segment.w), opened.notes, slot, new_client)
     process.codes = CodeTable(rt.current)
     process.watch_locks()

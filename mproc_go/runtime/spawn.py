@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from mproc_go.codec import functions, wire
 from mproc_go.errors import GO_OF_NIL, bug
 from mproc_go.runtime import message
-from mproc_go.sched import idle, runq, states
+from mproc_go.sched import codes, idle, runq, states
 from mproc_go.shm.layout import (
     BLOCK_DATA,
     CODE_SHIFT,
@@ -100,13 +100,7 @@ class CodeTable:
     def _read_new(self, m: M) -> None:
         while self._known < m.w[CODES + CODES_COUNT]:
             self._known += 1
-            self._numbers.setdefault(self._blob(m, self._known), self._known)
-
-    def _blob(self, m: M, number: int) -> bytes:
-        block = m.w[CODES + CODES_ENTRY + number - 1]
-        start = (block + BLOCK_DATA + 1) * WORD
-        blob: bytes = m.mem[start : start + m.w[block + BLOCK_DATA]]
-        return blob
+            self._numbers.setdefault(codes.blob(m, self._known), self._known)
 
     def load(self, m: M, number: int) -> Callable[..., Any]:
         """The function of that number.
@@ -117,7 +111,7 @@ class CodeTable:
         try:
             return self._loaded[number]
         except KeyError:
-            fn = self._loaded[number] = functions.load(self._blob(m, number))
+            fn = self._loaded[number] = functions.load(codes.blob(m, number))
             return fn
 
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
 from mproc_go.errors import SharedMemoryFull
-from mproc_go.runtime import message
+from mproc_go.runtime import message, park
 from mproc_go.runtime import process as rt
 from mproc_go.runtime.handle import SharedHandle, register
 from mproc_go.runtime.message import Body
@@ -360,7 +360,7 @@ class Striped(SharedHandle):
                 if mine:
                     return -1
                 if q:
-                    grants.wait(m, lock, q, None, self._undo(i, wt))
+                    park.park(m, lock, q, None, self._undo(i, wt))
                 if wt or not create:
                     return wt
                 blank = self._new(m, key, h, kb, None)

@@ -160,7 +160,6 @@ P_STATUS: Final = 0  # guard: L_SCHED
 P_M: Final = 1  # slot that holds it, 0 = idle; guard: L_SCHED
 P_HEAD: Final = 2  # next to run. Read without the lock by its M and by searchers (stale: one look too many or too few)
 P_TAIL: Final = 3  # next free place; head <= tail <= head + RUNQ
-P_TICK: Final = 4
 P_RUNQ: Final = 16
 RUNQ: Final = 256  # as in Go
 P_WORDS: Final = P_RUNQ + RUNQ

@@ -10,7 +10,7 @@ token and owner are two words, and a kill between them can't be told apart. So n
   shut, floods everybody out of the old door, waits until no living slot shows it, lets the structure be repaired and
   opens the new door with exactly one token. Nothing is ever posted to a live door on behalf of the dead.
 
-Worker (the hot paths write these lines out)::
+Worker (shm/thread.py ``enter`` and ``leave``; the hot paths write these lines out)::
 
     lock:    w[ph] = lk.phase                            # 1 intent, before the token
              if not lk.acquire(False): lk.contended()    # 2
@@ -128,19 +128,6 @@ class Lock:
         if self.home is not None and self.home[self.number].gen < lock.gen:
             self.home[self.number] = lock
         return lock
-
-    def enter(self, w: Words, ph: int) -> None:
-        """Lock. `ph` is the index of the caller's phase word for this nesting level. Blocks."""
-        w[ph] = self.phase
-        if not self.acquire(False):
-            self.contended()
-        if w[self.gen_word] != self.gen:
-            self.retreat(w, ph)
-
-    def leave(self, w: Words, ph: int) -> None:
-        """Unlock."""
-        self.release()
-        w[ph] = 0
 
 
 def phase_word(number: int, gen: int) -> int:

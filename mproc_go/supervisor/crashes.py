@@ -15,17 +15,15 @@ import time
 from collections import deque
 
 from mproc_go.errors import tell
+from mproc_go.sched import codes
 from mproc_go.shm.layout import (
-    BLOCK_DATA,
     CODE_BY_NAME,
     CODE_SHIFT,
     CODES,
     CODES_COUNT,
-    CODES_ENTRY,
     G_CODE,
     M_RUNNING,
     M_TICK,
-    WORD,
     slot_base,
 )
 from mproc_go.shm.thread import Thread
@@ -90,10 +88,7 @@ class Crashes:
 
 def function_name(t: Thread, number: int) -> str:
     """The function of that number in the code table, "" if it has no name that can be imported."""
-    w = t.w
-    if not 0 < number <= w[CODES + CODES_COUNT]:
+    if not 0 < number <= t.w[CODES + CODES_COUNT]:
         return ""
-    block = w[CODES + CODES_ENTRY + number - 1]
-    start = (block + BLOCK_DATA + 1) * WORD
-    blob = bytes(t.mem[start : start + w[block + BLOCK_DATA]])
+    blob = codes.blob(t, number)
     return blob[1:].decode(errors="replace") if blob[:1] == CODE_BY_NAME else ""

@@ -28,6 +28,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from mproc_go.errors import UNLOCK_OF_UNLOCKED
+from mproc_go.runtime import park
 from mproc_go.runtime import process as rt
 from mproc_go.runtime.handle import SharedHandle, register
 from mproc_go.runtime.process import M, deadline_of, seconds, whole
@@ -51,7 +52,6 @@ from mproc_go.shm.layout import (
     SG_MSG,
 )
 from mproc_go.shm.pool import give
-from mproc_go.sync import grants
 
 # How long the first waiter may lose against newcomers. Source: Go sync/mutex.go starvationThresholdNs.
 STARVING_NS = 1_000_000
@@ -134,7 +134,7 @@ class Mutex(SharedHandle):
         waitq.enqueue(w, base + MX_WAITQ, s)
         m.leave(lock)
         while True:
-            decision = grants.wait(m, lock, base + MX_WAITQ, deadline, self._undo)
+            decision = park.park(m, lock, base + MX_WAITQ, deadline, self._undo)
             if decision & OUT_MASK == OUT_OK:
                 return
             if not decision:

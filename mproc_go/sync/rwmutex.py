@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from mproc_go.errors import RUNLOCK_OF_UNLOCKED, RW_UNLOCK_OF_UNLOCKED
+from mproc_go.runtime import park
 from mproc_go.runtime import process as rt
 from mproc_go.runtime.handle import SharedHandle, register
 from mproc_go.runtime.process import M, deadline_of, seconds, whole
@@ -208,7 +209,7 @@ class RWMutex(SharedHandle):
         def undo(m: M, decision: int) -> None:
             (self.unlock if reason == states.RWMUTEX_LOCK else self.runlock)()
 
-        if not grants.wait(m, lock, q, deadline_of(timeout), undo, self._left):
+        if not park.park(m, lock, q, deadline_of(timeout), undo, self._left):
             raise TimeoutError(f"RWMutex: it did not come free within {timeout} s")
 
     def _left(self, m: M) -> list[int]:

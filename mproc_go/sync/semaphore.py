@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from mproc_go.errors import RELEASE_OF_MORE
+from mproc_go.runtime import park
 from mproc_go.runtime import process as rt
 from mproc_go.runtime.handle import SharedHandle, register
 from mproc_go.runtime.process import M, deadline_of, integer, seconds, whole
@@ -99,7 +100,7 @@ class Semaphore(SharedHandle):
             self.release(k)
 
         deadline = deadline_of(timeout)
-        if not grants.wait(m, lock, base + SM_WAITQ, deadline, undo, self._left):
+        if not park.park(m, lock, base + SM_WAITQ, deadline, undo, self._left):
             raise TimeoutError(f"Semaphore: {k} permits were not there within {timeout} s")
 
     def _left(self, m: M) -> list[int]:

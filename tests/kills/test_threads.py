@@ -71,7 +71,8 @@ def test_a_token_of_the_old_door_is_no_lock():
     mine = mine.renewed(words, second.ph)
     assert mine.gen == 1 and words[second.ph] == phase_word(0, 1)
     assert (doors[0].tokens, doors[1].tokens) == (1, 0)
-    mine.leave(words, second.ph)
+    second.held.append(mine)
+    second.leave(mine)
 
 
 def test_the_next_enter_goes_through_the_new_door_at_once():

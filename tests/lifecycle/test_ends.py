@@ -349,6 +349,33 @@ run(main)
     assert sorted(outcome.out.splitlines()) == sorted(wanted)
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_line_of_a_goroutine_is_one_write(tmp_path, unbuffered):
+    """Also under -u, as in most containers: else other processes write between the text and its newline."""
+    code = """
+import os, socket
+from mproc_go import run, go
+def say(address):
+    end = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)  # a packet is what one write wrote
+    end.connect(address)
+    os.dup2(end.fileno(), 1)
+    print("x" * 200)
+    print("y" * 200, flush=True)
+def main():
+    address = "\\0lines-%d" % os.getpid()
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    listening.bind(address)
+    listening.listen()
+    handle = go(say, address)
+    peer, _ = listening.accept()
+    handle.result()
+    print([peer.recv(1000).decode() for _ in range(2)] == ["x" * 200 + "\\n", "y" * 200 + "\\n"])
+run(main)
+"""
+    outcome = run_code(tmp_path, code, env={"PYTHONUNBUFFERED": unbuffered})
+    assert (outcome.status, outcome.out, outcome.err) == (0, "True\n", ""), outcome
+
+
 def test_output_of_goroutines_that_do_not_listen(tmp_path):
     """What a goroutine printed is there at once, also if its worker then computes and has to be killed at the end."""
     code = """

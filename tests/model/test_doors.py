@@ -10,7 +10,7 @@ import pytest
 
 from mproc_go.shm import layout as L
 from mproc_go.shm import lock as lock_module
-from tests.model.loom import Door, World, every, pct, replay, sample
+from tests.model.loom import Door, LoomThread, World, every, pct, replay, sample
 
 NUMBERS = (L.L_SCHED, L.L_OBJECTS)
 OUTER, INNER = NUMBERS
@@ -66,7 +66,7 @@ class Scene:
     """Workers that change two words under a lock, some of whom die, and the supervisor that repairs.
 
     Args:
-        lock_class, recover: the protocol, or a mutant of it.
+        lock_class, recover, thread_class: the protocol, or a mutant of it.
         corpse: one more is dead already: "inside"; or "waiting", just before it took the token; or "retreating", with
             the token of an old door. So that this can be explored whole, nobody changes anything then.
         nested: each takes a second lock inside the first.
@@ -79,6 +79,7 @@ class Scene:
         loops=1,
         lock_class=lock_module.Lock,
         recover=lock_module.recover,
+        thread_class=LoomThread,
         corpse="",
         nested=False,
     ):
@@ -91,11 +92,12 @@ class Scene:
         for number in self.numbers:
             world.doors[number, 0] = Door(world, 1)
         for slot in range(1, workers + 1):
-            t = world.thread(slot)
-            locks = [lock_class(number, world.door) for number in self.numbers]
-            for lock in locks:
+            t = thread_class(world, slot)
+            t.locks = {number: lock_class(number, world.door) for number in self.numbers}
+            for lock in t.locks.values():
                 lock.refresh(self.peek)
-            self.tasks[slot] = world.spawn(f"w{slot}", lambda t=t, locks=locks: self.work(t, locks))
+                lock.home = t.locks
+            self.tasks[slot] = world.spawn(f"w{slot}", lambda t=t: self.work(t))
         if corpse:
             self.tasks[workers + 1] = task = world.spawn("corpse", lambda: None)
             task.over = True
@@ -113,13 +115,14 @@ class Scene:
         inside.intersection_update(set(self.tasks.values()) - self.world.dead)
         assert inside <= {me}, "two are inside"
 
-    def work(self, t, locks):
-        world, w = self.world, self.w
+    def work(self, t):
+        world = self.world
         me = self.tasks[t.slot]
-        gens = lambda: [lock.gen for lock in locks]  # noqa: E731
+        gens = lambda: [lock.gen for lock in t.locks.values()]  # noqa: E731
         for i in range(self.loops):
-            for level, lock in enumerate(locks):
-                lock.enter(w, t.ph + level)
+            for level, number in enumerate(self.numbers):
+                lock = t.locks[number]
+                t.enter(lock, level)
                 world.forget("inside", level, i, *gens())
                 self.inside[lock.number].add(me)
                 self.alone(lock.number, me)
@@ -128,9 +131,9 @@ class Scene:
                 else:
                     self.change(lock.number)
                 self.alone(lock.number, me)
-            for level in reversed(range(len(locks))):
-                self.inside[locks[level].number].discard(me)
-                locks[level].leave(w, t.ph + level)
+            for level, number in reversed([*enumerate(self.numbers)]):
+                self.inside[number].discard(me)
+                t.leave(t.locks[number], level)
             world.forget("outside", i, *gens())
 
     def change(self, number):
@@ -315,30 +318,33 @@ MUTANTS = {
     "the new door opens twice": ("recover", "new.release()  # open", "new.release(); new.release()  # open"),
     "nothing is repaired": ("recover", "    repair(number)\n", "    pass\n"),
     "the same door is opened again": ("recover", "new = keeper.make_shut(number, gen + 1)\n", "new = old; gen -= 1\n"),
-    "the generation is not looked at": ("enter", "if w[self.gen_word] != self.gen:", "if False:"),
+    "the generation is not looked at": ("enter", "if w[lock.gen_word] != lock.gen:", "if False:"),
     "a retreat keeps the token": ("retreat", "self.release()\n", "pass\n"),
     "a retreat does not look again": ("retreat", "if w[self.gen_word] == self.gen:", "if True:"),
     "a retreat does not say at which door it is": ("retreat", "w[ph] = self.phase", "w[ph] = 0"),
     "the phase is stored after the token is taken": (
         "enter",
-        "w[ph] = self.phase\n    if not self.acquire(False):\n        self.contended()\n",
-        "if not self.acquire(False):\n        self.contended()\n    w[ph] = self.phase\n",
+        "w[ph] = lock.phase\n    if not lock.acquire(False):\n        lock.contended()\n",
+        "if not lock.acquire(False):\n        lock.contended()\n    w[ph] = lock.phase\n",
     ),
     "the phase is cleared before the token is back": (
         "leave",
-        "self.release()\n    w[ph] = 0",
-        "w[ph] = 0\n    self.release()",
+        "self.held.pop().release()\n    self.w[self.ph + level] = 0",
+        "self.w[self.ph + level] = 0\n    self.held.pop().release()",
     ),
 }
 
 
 def mutant(name):
-    """(Lock, recover) with one line of the protocol changed."""
+    """(Lock, recover, Thread) with one line of the protocol changed."""
     function, old, new = MUTANTS[name]
     if function == "recover":
-        return lock_module.Lock, altered(lock_module.recover, old, new)
+        return lock_module.Lock, altered(lock_module.recover, old, new), LoomThread
+    if function in ("enter", "leave"):
+        method = altered(getattr(LoomThread, function), old, new)
+        return lock_module.Lock, lock_module.recover, type("Mutant", (LoomThread,), {function: method})
     method = altered(getattr(lock_module.Lock, function), old, new)
-    return type("Mutant", (lock_module.Lock,), {"__slots__": (), function: method}), lock_module.recover
+    return type("Mutant", (lock_module.Lock,), {"__slots__": (), function: method}), lock_module.recover, LoomThread
 
 
 # Ways to find a mutant; the seed is fixed, so that it is found again each time.
@@ -362,4 +368,4 @@ def test_every_line_of_the_protocol_is_needed(name):
 @pytest.mark.parametrize("number", range(len(FINDERS)))
 def test_the_real_protocol_survives_them(number):
     """The same schedules with nothing changed."""
-    FINDERS[number]((lock_module.Lock, lock_module.recover))
+    FINDERS[number]((lock_module.Lock, lock_module.recover, LoomThread))

@@ -15,6 +15,7 @@ from mproc_go.shm import lock as locks
 from mproc_go.shm import names, sem
 from mproc_go.shm.doors import Doors, create_all, door_name, unlink_all
 from mproc_go.shm.segment import Segment
+from mproc_go.shm.thread import Thread
 
 WORKERS = 4
 KILLS = 80  # every second one of two workers at once
@@ -65,19 +66,18 @@ class Pen:
 
     def _work(self, slot):
         w = self.w
-        mine = {lock.number: lock for lock in self.doors.locks(w) if lock.number in NUMBERS}
-        ph = L.slot_base(slot) + L.M_PHASE
+        t = Thread(self.segment, self.doors.locks(w), [None] * (slot + 1), slot)
         rnd = random.Random(os.getpid())
         while True:
             nested = rnd.random() < 0.5
             for level, number in enumerate(NUMBERS if nested else [rnd.choice(NUMBERS)]):
-                mine[number].enter(w, ph + level)
+                t.enter(t.locks[number], level)
                 self._change(words_of(number))
                 if not nested:
-                    mine[number].leave(w, ph)
+                    t.leave(t.locks[number])
             if nested:
                 for level in (1, 0):
-                    mine[NUMBERS[level]].leave(w, ph + level)
+                    t.leave(t.locks[NUMBERS[level]], level)
 
     def _change(self, at):
         w = self.w
