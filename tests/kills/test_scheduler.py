@@ -9,11 +9,12 @@ import signal
 
 import pytest
 
-from mproc_go import AtomicInt, Chan, Runtime, WorkerLost, go, gomaxprocs
+from mproc_go import AtomicInt, Chan, Runtime, WorkerLost, go, gomaxprocs, gosched
 from mproc_go.runtime import process as rt
 from mproc_go.sched import idle, runq
+from mproc_go.shm import layout as L
 from tests.contract.support import until
-from tests.kills.test_every_store import DEADLINE_S, KilledAt, _Check, kill_everywhere, quiet, runtime
+from tests.kills.test_every_store import DEADLINE_S, KilledAt, _Check, dying, kill_everywhere, quiet, runtime
 
 assert runtime  # a fixture
 
@@ -175,3 +176,70 @@ def test_killed_in_gomaxprocs(procs):
             assert traffic() == 3 * EACH
 
         assert kill_everywhere(resize, _Check(prepare, check)) > 3
+
+
+def leave_work_to_another(n):
+    """As a searcher that finds an M that sleeps better placed; dies at the n-th store, or returns how many it took."""
+    m = rt.current()
+    w = m.w
+    until(lambda: w[L.S_PIDLE] and not w[L.S_NSPINNING])
+    m.w = counting = KilledAt(w, n)
+    try:
+        idle.start_spinning(m)
+        idle.pass_on(m)
+    finally:
+        m.w = w
+    return n - counting.left
+
+
+def test_killed_in_passing_work_on(runtime):
+    """Nobody counts as a searcher that is none, and no P stays with nobody: all that comes is run."""
+    stores = n = 0
+    while stores < 9:  # somebody else may have come first
+        try:
+            stores = go(leave_work_to_another, n).result(DEADLINE_S)
+        except WorkerLost:
+            n += 1
+        quiet()
+        assert traffic() == 3 * EACH
+    assert n > 8
+
+
+def come_back(path):
+    """Block, undeclared, until somebody writes there; then there is more to do, which needs a P."""
+    with open(path, "rb") as file:
+        file.read()
+    gosched()
+    return "ran"
+
+
+def yield_to_who_comes_back(path, n):
+    """Have the other worker come back and wait for our P, and die giving it that. False if it got the P without us."""
+    m = rt.current()
+    w = m.w
+    with open(path, "wb"):
+        pass
+    while not any(w[L.S_PWAIT + i] for i in range(L.N_HOLDER_WORDS)):  # computing: who sleeps loses its P
+        if not w[m.base + L.M_P]:
+            return False
+    dying(n, idle.yield_p, m)
+    return True
+
+
+def test_killed_in_yielding_the_p(tmp_path, seed):
+    """Who waited for the P has it, or has it of the reaper."""
+    path = str(tmp_path / "fifo")
+    os.mkfifo(path)
+    with Runtime(1):
+        died, n = True, seed % 2
+        while died:
+            back = go(come_back, path)
+            handle = go(yield_to_who_comes_back, path, n)
+            try:
+                died = not handle.result(DEADLINE_S)
+            except WorkerLost:
+                n += 2
+            assert back.result(DEADLINE_S) == "ran"
+            quiet()
+            assert traffic() == 3 * EACH
+        assert n > 4
