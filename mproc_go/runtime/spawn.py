@@ -173,8 +173,11 @@ def spawn(
     if retries:
         flags |= G_RETRY
         hdr, body = message.stow(m, hdr, data, -1)  # in a block in any case, which outlives the start
+        message.hold(m, hdr, body)
     elif hdr & HDR_HAS_HANDLES or len(data) > G_INLINE_BYTES:
         hdr, body = message.stow(m, hdr, data, G_INLINE_BYTES)
+        if hdr & HDR_SPILLED:
+            message.hold(m, hdr, body)
     record = 0
     try:
         if retries:
@@ -182,6 +185,7 @@ def spawn(
         cache = m.caches[POOL_G]
         g = cache.pop() if cache else take(m, POOL_G)
     except BaseException:
+        m.w[m.hand] = 0
         message.discard(m, hdr, body)
         if record:
             give_block(m, record, _RETRY_BYTES)
@@ -218,6 +222,8 @@ def spawn(
     base = m.base
     spawned = w[base + M_SPAWNED] + 1
     w[g + G_DECIDE] = spawned  # no decision before it starts: tells the reaper whether it was counted
+    if hdr & HDR_SPILLED:
+        w[m.hand] = 0
     w[g + G_STATUS] = _RUNNABLE
     w[base + M_SPAWNED] = spawned
     p = w[base + M_P] - 1

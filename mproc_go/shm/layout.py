@@ -142,8 +142,12 @@ M_OUTSIDE: Final = 24
 # while it waits, touching nothing. Writer: the owner sets it, the supervisor clears it when that is done.
 M_CUT: Final = 31
 M_PHASE: Final = 32  # phase words, one a nesting level; writer: owner (after its death: the supervisor)
-M_PHASE_LEVELS: Final = SLOT_WORDS - M_PHASE
-M_REG_PHASE: Final = SLOT_WORDS - 1  # the last one: of a thread that has no slot of its own yet; guard: a local lock
+HAND_WORDS: Final = 16
+M_PHASE_LEVELS: Final = SLOT_WORDS - HAND_WORDS - M_PHASE
+# Message in hand, as SG_MSG or G_MSG. One that the owner made and did not publish yet, or took and did not open; the
+# first is 0 while there is none, and stored last (runtime/message.py: hold). Writer: owner; after its death the reaper.
+M_HAND: Final = M_PHASE + M_PHASE_LEVELS
+M_REG_PHASE: Final = M_HAND - 1  # the last one: of a thread that has no slot of its own yet; guard: a local lock
 
 KIND_FREE: Final = 0
 KIND_SUPERVISOR: Final = 1
@@ -346,7 +350,7 @@ CX_KEY: Final = 24  # message: key of a value
 CX_LOOK: Final = 26  # as TM_LOOK; publishes a deadline of its own, constant from then on
 CX_LOOKER: Final = 27  # as TM_LOOKER; guard: its object lock once CX_LOOK is not 0
 # letter: a message of a dead goroutine, on its way to whoever discards it; nobody ever has a handle of it
-LT_MSG: Final = 9  # 8 words, as SG_MSG; constant
+LT_MSG: Final = 9  # HAND_WORDS, as SG_MSG or G_MSG; constant
 # memory of its own: a large buffer of a message, a shared array; constant once O_KIND says so
 MB_BLOCK: Final = 9  # block with the bytes, 0 while there is none ...
 MB_BYTES: Final = 10  # ... and how many they are, from word MB_DATA of the block on

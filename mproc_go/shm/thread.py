@@ -20,6 +20,7 @@ from mproc_go.shm.layout import (
     M_DEADLINE,
     M_DUMP,
     M_EXTERNAL,
+    M_HAND,
     M_HOST,
     M_INBOX,
     M_KIND,
@@ -49,7 +50,7 @@ def clear_slot(w: Any, slot: int) -> None:
     base = slot_base(slot)
     for word in (M_STATE, M_P, M_INBOX, M_ATTENTION, M_YIELD, M_RETIRE, M_RUNNING, M_RESIDENT, M_DEADLINE):
         w[base + word] = 0
-    for word in (M_EXTERNAL, M_SPINNING, M_DUMP, M_REPLIED, M_CUT):
+    for word in (M_EXTERNAL, M_SPINNING, M_DUMP, M_REPLIED, M_CUT, M_HAND):
         w[base + word] = 0
 
 
@@ -61,6 +62,7 @@ class Thread:
         locks: the process's locks, by number.
         notes: the process's semaphores to wake slots with, by slot.
         slot, base: number and record of the slot; `ph` its first phase word.
+        hand, holds: where its message in hand lies, and how many there have been (runtime/message.py: hold).
         note: the semaphore this thread sleeps on.
         live, cached: heads of records it took and of records in its caches.
         caches, cache_sizes: private free records, by pool.
@@ -85,6 +87,8 @@ class Thread:
         self.slot = slot
         self.base = slot_base(slot)
         self.ph = self.base + phase_offset
+        self.hand = self.base + M_HAND
+        self.holds = 0
         self.note = notes[slot]
         self.live = live_head(slot)
         self.cached = cached_head(slot)

@@ -17,8 +17,8 @@ Steps of :meth:`Reaper.bury`, each safe to do while the living go on:
 8. Timers and deadlines that its alarm was to look at are given to a worker.
 9. Records in its caches go back to their pools. Everybody is woken once, to look again.
 
-Blocks that it had taken and not yet published, and handles in a message it was just packing or opening, stay allocated
-until the runtime ends: no structure names them.
+What the dead had in hand and no structure names yet stays allocated until the runtime ends, but for messages that its
+slot names (runtime/message.py: hold).
 
 Runs: the supervisor, one burial at a time.     Source: shared words and who may store them: shm/layout.py.
 """
@@ -55,6 +55,7 @@ from mproc_go.shm.layout import (
     H_ON_PANIC,
     H_SLOTS,
     H_STOP,
+    HAND_WORDS,
     HDR_HAS_HANDLES,
     HDR_LOST,
     HDR_SPILLED,
@@ -72,6 +73,7 @@ from mproc_go.shm.layout import (
     M_ATTENTION,
     M_CUT,
     M_FINISHED,
+    M_HAND,
     M_HOST,
     M_INBOX,
     M_KIND,
@@ -411,12 +413,17 @@ class Reaper:
             self._post(s + SG_MSG)
 
     def _post_what_they_had(self, gone: list[int]) -> None:
-        """Have the messages discarded that goroutines of the dead brought, or were given and never saw.
+        """Have the messages discarded that the dead had in hand, or that their goroutines brought, or never saw.
 
         Not those that they took with them out of a queue (_purge). A status other than RUNNING says what they waited
         for, and that they have not looked at the decision: nobody decides anything of theirs any more.
         """
         w = self.t.w
+        for slot in gone:
+            hand = slot_base(slot) + M_HAND
+            if w[hand]:
+                self._post(hand, HAND_WORDS)
+                w[hand] = 0
         outcomes = {}
         for g in self._live(POOL_G):
             status, decision = w[g + G_STATUS], w[g + G_DECIDE]
@@ -440,8 +447,8 @@ class Reaper:
             if chosen == (w[s + SG_SEQ] == SG_RECEIVES):  # given by another; or its own, and not sent
                 self._post(s + SG_MSG)
 
-    def _post(self, at: int) -> None:
-        """Give a worker the message at that word, to discard it. Twin: runtime/message.py."""
+    def _post(self, at: int, words: int = SLOT_MSG_WORDS) -> None:
+        """Give a worker the message that lies in those words, to discard it. Twin: runtime/message.py."""
         t, w = self.t, self.t.w
         if not w[at] & (HDR_SPILLED | HDR_HAS_HANDLES):
             return
@@ -452,7 +459,7 @@ class Reaper:
         w[base + O_KIND] = w[base + R_REFS] = 0
         for i in range(N_HOLDER_WORDS):
             w[base + R_HOLDERS + i] = 0
-        for i in range(SLOT_MSG_WORDS):
+        for i in range(words):
             w[base + LT_MSG + i] = w[at + i]
         w[base + O_KIND] = KIND_LETTER
         self._orphan(base)

@@ -201,6 +201,52 @@ def test_discarding_the_messages_of_the_dead():
         assert len(letters) <= died
 
 
+def send_a_handle(grave, ch):
+    ch.dead.send(ch.inner)
+
+
+def send_a_long_one(grave, ch):
+    ch.dead.send([ch.inner, LONG_MESSAGE])
+
+
+def receive_a_handle(grave, ch):
+    grave.got = ch.dead.recv()
+
+
+def start_with_a_handle(grave, ch):
+    grave.got = go(job, ch.inner, LONG_MESSAGE)
+
+
+@pytest.mark.parametrize("there", ["short", "long"])
+@pytest.mark.parametrize("operate", [send_a_handle, send_a_long_one, receive_a_handle, start_with_a_handle])
+def test_what_is_in_hand(operate, there):
+    """A message that is made, or taken and not opened, is freed, but for few stores before it is held, and after."""
+    order = pool.block_pool(len(LONG_MESSAGE) + 60)
+
+    def build(grave):
+        ch = Channel(grave, 3)
+        with grave.as_(grave.client):
+            grave.inner = Chan()
+            if operate is receive_a_handle:
+                ch.ours.send(grave.inner if there == "short" else [grave.inner, LONG_MESSAGE])
+        ch.inner = grave.foreign(grave.inner, grave.dead)
+        grave.got = None
+        return ch
+
+    stays = []
+    for grave, ch, n, died in burials(build, operate):
+        grave.got = None
+        drain(grave, ch.ours)
+        refs = grave.words[grave.inner._base + L.R_REFS]
+        blocks = len(grave.live(order))
+        started = len(grave.queued())
+        assert refs >= 1 + started and blocks >= started, "it was freed too early"
+        if refs > 1 + started or blocks > started:
+            assert died
+            stays.append((n, grave.words.died_in))
+    assert len(stays) <= 10, stays
+
+
 class _Doorbell:
     """The words a worker's doorbell is about, for the M of a test."""
 

@@ -85,7 +85,7 @@ class State:
             e = self.there._new(m, key, h, kb, None)
             before = table.find(self.w, m.mem, self.st, h, kb)[0]
             self.w[e] = self.w[before]
-            wt = message.take_block(m, L.WT_BYTES) + L.BLOCK_DATA
+            wt = pool.take_block(m, L.WT_BYTES) + L.BLOCK_DATA
             table.attach(self.w, self.st, wt, e, 0)
             table.link(self.w, self.st, before, e, self.w[self.st + L.ST_COUNT])
         waitq.join(self.w, self.w[e + L.EN_WAIT] + L.WT_QUEUE, g)
