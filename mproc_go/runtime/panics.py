@@ -36,7 +36,7 @@ _RECORD_BYTES = 3 * WORD  # goid, header, body
 
 
 # Modules of ours that call the goroutine's function.
-_CALLERS = ("mproc_go.runtime.worker", "mproc_go.sync.waitgroup", "mproc_go.lib.group")
+_CALLERS = ("mproc_go.runtime.worker", "mproc_go.runtime.process", "mproc_go.sync.waitgroup", "mproc_go.lib.group")
 
 
 def traceback_text(exc: BaseException) -> str:
