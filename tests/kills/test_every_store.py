@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import os
+import random
 import signal
 import time
 
@@ -66,6 +67,15 @@ def kill_everywhere(operation, check, *, through_the_end=False, first=0, step=1)
             return n
         n += step
         assert n < 300
+
+
+STEP = 4
+
+
+@pytest.fixture(params=["some", pytest.param("all", marks=pytest.mark.slow)])
+def stores(request, seed):
+    """Which stores of an operation that has many, each of which tests/crash cuts: some, or, where it may take time, all."""
+    return {} if request.param == "all" else {"first": random.Random(seed).randrange(STEP), "step": STEP}
 
 
 @pytest.fixture
@@ -207,7 +217,7 @@ def nothing():
     return "ran"
 
 
-def test_killed_in_go(runtime):
+def test_killed_in_go(runtime, stores):
     """The goroutine it was starting runs once or not at all, and the count of goroutines comes back."""
     state = {}
 
@@ -223,7 +233,7 @@ def test_killed_in_go(runtime):
         quiet()
         assert len(out) == 1 or (died and not len(out))
 
-    kill_everywhere(start, _Check(prepare, check))
+    assert kill_everywhere(start, _Check(prepare, check), **stores) > STEP
 
 
 def test_killed_while_it_ends(runtime):
@@ -261,7 +271,7 @@ def test_killed_in_done(runtime, aside):
     kill_everywhere(WaitGroup.done, _Check(prepare, check))
 
 
-def test_killed_in_select(runtime):
+def test_killed_in_select(runtime, stores):
     """A select over two channels: at most one case is done, and the other channel is as it was."""
     state = {}
 
@@ -283,15 +293,15 @@ def test_killed_in_select(runtime):
         assert (sent, left) in ((0, 1), (1, 1), (0, 0))
         a.send_nowait("x") if not sent else None
 
-    kill_everywhere(choose, _Check(prepare, check))
+    assert kill_everywhere(choose, _Check(prepare, check), **stores) > STEP
 
 
 def test_memory_stays_flat(runtime):
     """Killing does not eat the segment: what the dead had cached comes back."""
-    for _ in range(3):
-        kill_everywhere(nothing, _Check(tuple, lambda died, value: None), through_the_end=True)
+    for first in range(3):
+        kill_everywhere(nothing, _Check(tuple, lambda died, value: None), through_the_end=True, first=first, step=3)
     before = stats()["memory_bytes"]
-    for _ in range(3):
-        kill_everywhere(nothing, _Check(tuple, lambda died, value: None), through_the_end=True)
+    for first in range(3):
+        kill_everywhere(nothing, _Check(tuple, lambda died, value: None), through_the_end=True, first=first, step=3)
     assert stats()["memory_bytes"] <= before + 512 * 1024
     assert num_goroutine() >= 1
