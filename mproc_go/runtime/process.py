@@ -271,7 +271,7 @@ class M(Thread):
         operation was done is unknown, but it is done wholly or not at all.
         Blocks: up to a tick of the supervisor (20 ms); where there is no stack left to call anything, it spins.
         """
-        if self.cut_off(error) and not nested():
+        if (self.cut_off(error) or self.waits()) and not nested():
             self.mended()
             if self.waits():  # it is in no queue any more
                 if self.w[self.g + G_DECIDE]:
@@ -281,7 +281,17 @@ class M(Thread):
 
     def cut_off(self, error: BaseException) -> bool:
         """Whether an exception that leaves a call of ours may have cut that off in the middle."""
-        return bool(self.w[self.ph]) or not isinstance(error, _ON_PURPOSE) or isinstance(error, RecursionError)
+        if self.w[self.ph] or not isinstance(error, _ON_PURPOSE) or isinstance(error, RecursionError):
+            return True
+        # Raised by ours, or by the user's where we called it, it is no surprise; a signal handler's TimeoutError is.
+        tb = error.__traceback__
+        frame = None
+        while tb is not None:
+            frame = tb.tb_frame
+            if frame.f_code is call_out.__code__:
+                return False
+            tb = tb.tb_next
+        return frame is not None and not frame.f_globals.get("__name__", "").startswith(_MACHINERY)
 
     def mended(self) -> None:
         """Have the supervisor put right what was cut off here, and wait for that. Blocks: as :meth:`left`."""
@@ -354,7 +364,8 @@ class M(Thread):
         self.w[self.g + G_STATUS] = states.RUNNING
 
     def take_delivery(self) -> None:
-        """The goroutine was decided, and an exception came: have it not delivered to its next wait."""
+        """The goroutine was decided, and an exception came: end this wait, and have that not delivered to the next."""
+        self.end_wait()  # a thread that sleeps looks at the decision alone
 
 
 def nested() -> bool:

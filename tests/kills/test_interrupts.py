@@ -25,6 +25,7 @@ from mproc_go import (
     WaitGroup,
     WorkerLost,
     go,
+    gosched,
     num_goroutine,
     select,
 )
@@ -41,11 +42,15 @@ class Stop(BaseException):
     """What a signal handler raises."""
 
 
-class InterruptedAt:
-    """The words of an M; at the n-th store an exception comes instead, once."""
+class LikeOurs(LookupError):
+    """The same, of a kind that our calls raise on purpose, too."""
 
-    def __init__(self, w, n):
-        self.w, self.left, self.over = w, n, False
+
+class InterruptedAt:
+    """The words of an M; at the n-th store an exception of that kind comes instead, once, after a call of `first`."""
+
+    def __init__(self, w, n, first, kind):
+        self.w, self.left, self.over, self.first, self.kind = w, n, False, first, kind
 
     def __getitem__(self, index):
         return self.w[index]
@@ -56,19 +61,24 @@ class InterruptedAt:
     def __setitem__(self, index, value):
         if not self.left and not self.over:
             self.over = True
-            raise Stop
+            self.first()
+            raise self.kind
         self.left -= 1
         self.w[index] = value
 
 
-def interrupted(n, operation, *args):
+def nothing():
+    pass
+
+
+def interrupted(n, operation, *args, first=nothing, kind=Stop):
     """Run it with an exception at the n-th store. Returns: whether that came, and what the operation returned."""
     m = rt.current()
     w = m.w
-    words = m.w = InterruptedAt(w, n)
+    words = m.w = InterruptedAt(w, n, first, kind)
     try:
         return False, operation(*args)
-    except Stop:
+    except kind:
         return True, None
     finally:
         words.over = True  # the hub may use them until it comes by again
@@ -86,9 +96,13 @@ def runtime():
 def everywhere(where, operation, prepare, check):
     """An exception at store 0, 1, 2, ... until the operation is done; ``check(came, value, *args)`` after each."""
     for n in range(300):
-        args = prepare()
-        came, value = interrupted(n, operation, *args) if where == "client" else in_worker(n, operation, args)
-        check(came, value, *args)
+        for kind in (Stop, LikeOurs) if where == "client" else (Stop,):
+            args = prepare()
+            if where == "client":
+                came, value = interrupted(n, operation, *args, kind=kind)
+            else:
+                came, value = in_worker(n, operation, args)
+            check(came, value, *args)
         if not came:
             return n
     raise AssertionError("it never ends")
@@ -202,16 +216,30 @@ def test_recv_that_would_wait(runtime, where):
     assert everywhere(where, recv, prepare, check) > 5
 
 
+def send_once_it_waits(ch):
+    while not rt.current().w[ch._base + L.CH_RECVQ]:
+        gosched()
+    ch.send("first")
+
+
+def until_decided():
+    """The goroutine that waits, and holds no lock, is decided by somebody else; who shares our worker can't do it."""
+    m = rt.current()
+    deadline = time.monotonic() + 0.3
+    while m.w[m.ph] == 0 and not m.w[m.g + L.G_DECIDE] and time.monotonic() < deadline:
+        time.sleep(0)
+
+
 def wait_again(n, delivered):
     """A wait with a deadline that is cut off at the n-th store, and two later ones of the same goroutine."""
     first, later, out = Chan(), Chan(), Chan()
     if delivered:
-        go(first.send, "first")
+        go(send_once_it_waits, first)
     try:
-        came, value = interrupted(n, first.recv, 0.02)
+        came, value = interrupted(n, first.recv, 0.02, first=until_decided if delivered else nothing)
     except TimeoutError:
         came, value = False, None
-    assert came or value == ("first" if delivered else None)
+    assert came or value in ("first", None)
     with pytest.raises(TimeoutError):
         later.recv(0.05)  # the old deadline passes meanwhile
     go(echo, later, out)  # on this worker, or on another one
@@ -221,13 +249,15 @@ def wait_again(n, delivered):
     return came
 
 
+@WHERE
 @pytest.mark.parametrize("delivered", [False, True])
-def test_the_next_wait_of_who_was_interrupted(delivered):
+def test_the_next_wait_of_who_was_interrupted(delivered, where):
     """Neither the deadline nor the delivery of the wait that was cut off ends another wait."""
     with Runtime(2, on_panic="log"):  # a worker that ends takes what `wait_again` started with it
         for n in range(300):
             try:
-                if not go(wait_again, n, delivered).result(DEADLINE_S):
+                args = n, delivered
+                if not (wait_again(*args) if where == "client" else go(wait_again, *args).result(DEADLINE_S)):
                     break
             except WorkerLost as error:
                 assert "exited with status 70" in str(error)
