@@ -327,6 +327,10 @@ class LoomThread(Thread):
         self.w[self.g + L.G_DECIDE] = 0
         return self.g
 
+    def waits(self) -> bool:
+        """Nobody calls from a finalizer."""
+        return False
+
     def end_wait(self) -> None:
         """No worker dies in this world, so nobody asks."""
 
