@@ -233,6 +233,6 @@ def test_a_door_that_went_with_its_runtime():
         sem.unlink(door_name(pen.prefix, L.L_SCHED, 1))
         pen.w[late.gen_word] = 1
         with pytest.raises(NotRunning, match="closed"):
-            late.enter(pen.w, L.slot_base(1) + L.M_PHASE)
+            Thread(pen.segment, [late], [None, None], 1).enter(late)
     finally:
         pen.close()

@@ -126,7 +126,7 @@ def test_names_that_try_to_leave_their_folder(verb, name):
         (("stop",), "missing argument"),
         (("start",), "missing argument"),
         (("start", "x", "--procs", "0"), "--procs"),
-        (("start", "x", "--procs", "65"), "at most 64"),
+        (("start", "x", "--procs", "65"), "1<=x<=64"),
         (("start", "x", "--max-ms", "1", "--procs", "2"), "max_ms is at least 2"),
         (("start", "x", "--on-panic", "dance"), "dance"),
         (("start", "x", "y"), "unexpected extra argument"),
