@@ -337,4 +337,4 @@ with guarding(sys.argv[1]):
     assert done.returncode == -signal.SIGKILL, done
     until(lambda: not standing_below(below))
     prefix = f"sem.mproc-go.{os.getuid()}.{int(done.stdout)}."
-    assert not [entry for entry in os.listdir("/dev/shm") if entry.startswith(prefix)]
+    until(lambda: not [entry for entry in os.listdir("/dev/shm") if entry.startswith(prefix)])
