@@ -112,6 +112,9 @@ def serve(owner: socket.socket, options: dict[str, Any], worker_main: WorkerMain
         except OSError as error:  # too few descriptors or processes allowed; those that started die with us
             doors.unlink_all(prefix, slots)
             _refuse(owner, error, reception)
+        if owner_fd < 0:  # before anybody knows that it runs: from then on SIGTERM ends it in order
+            terminated = supervisor.terminated
+            signal.signal(signal.SIGTERM, lambda signum, frame: terminated.append(signum))
         control.send(owner, {"prefix": prefix, "slots": slots, "client": options["max_ms"] + 1}, (segment.fd,))
         # Who attaches later opens the semaphores by name: then the names stay until the end.
         supervisor.loop(owner, owner_fd, lambda: doors.unlink_all(prefix, slots) if reception is None else None)
@@ -171,6 +174,7 @@ class Supervisor:
         began: time.time of the start.
         failed: a panic or the like ended the program, and nobody was there to be told.
         hung_up: the program was started with SIGHUP ignored (nohup); so it is in the workers and their children.
+        terminated: SIGTERMs that came, where it stands alone.
     """
 
     def __init__(
@@ -196,6 +200,7 @@ class Supervisor:
         self.reception = reception
         self.began = time.time()
         self.failed = self.hung_up = False
+        self.terminated: list[int] = []
         self.started = time.monotonic()
         self.trace_at = self.started + self.trace_ms / 1000
         w[H_SUPERVISOR] = os.getpid()
@@ -277,15 +282,13 @@ class Supervisor:
             owner_fd: its pidfd; -1 where there is no owner, only one who started us.
         """
         w, reception = self.w, self.reception
-        terminated: list[int] = []
         if owner_fd >= 0:
             self.poll.register(owner.fileno(), select.POLLIN)
             self.poll.register(owner_fd, select.POLLIN)
         else:
             owner.close()
-            signal.signal(signal.SIGTERM, lambda signum, frame: terminated.append(signum))
         while True:
-            if terminated or (reception is not None and reception.stop_asked):
+            if self.terminated or (reception is not None and reception.stop_asked):
                 return self.stop(STOP_CLOSED)
             if w[H_STOP] and owner_fd < 0:
                 self.failed = True
