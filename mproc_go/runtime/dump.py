@@ -32,8 +32,7 @@ from mproc_go.shm.layout import (
 )
 from mproc_go.shm.pool import take_block
 
-_FOLDERS = ("chan", "lib", "runtime", "sched", "shared", "shm", "sync")
-_MACHINERY = tuple(PACKAGE + folder + os.sep for folder in _FOLDERS)
+_MACHINERY = tuple(PACKAGE + layer + os.sep for layer in rt.LAYERS)
 _RUN = os.path.join(PACKAGE, "tools", "run.py")
 # A reply longer than this is cut: a hundred thousand goroutines that all wait at one line say no more than a thousand.
 MAX_REPLY_BYTES = 8 << 20

@@ -34,19 +34,19 @@ def park(
     except BaseException:
         try:
             # Where the program is over nobody waits for anything any more, and a lock may never come free.
-            if not m.w[H_STOP] and not _leave(m, lock, q, left):
+            if not m.w[H_STOP] and not leave(m, lock, q, left):
                 m.take_delivery()
                 if undo is not None:
                     undo(m, m.w[m.g + G_DECIDE])
         except NotRunning:  # there is no queue any more; what ended the wait is what the caller is told
             pass
         raise
-    if decision or _leave(m, lock, q, left):
+    if decision or leave(m, lock, q, left):
         return decision
     return m.park()  # decided in the last moment: its delivery is on the way
 
 
-def _leave(m: M, lock: Lock, q: int, left: Callable[[M], list[int]] | None) -> bool:
+def leave(m: M, lock: Lock, q: int, left: Callable[[M], list[int]] | None = None) -> bool:
     """Leave the queue; False if the goroutine was decided already."""
     w, g = m.w, m.g
     woken: list[int] = []

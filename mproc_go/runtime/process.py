@@ -63,7 +63,8 @@ NESTED_WAIT = (
     "use send_nowait, or let it note down what is to be done, and do it elsewhere"
 )
 # Where a thread can be in the middle of something. (Programs run under our command line, say, and it is none.)
-_MACHINERY = tuple(f"mproc_go.{layer}." for layer in ("chan", "lib", "runtime", "sched", "shared", "shm", "sync"))
+LAYERS = ("chan", "lib", "runtime", "sched", "shared", "shm", "sync")
+_MACHINERY = tuple(f"mproc_go.{layer}." for layer in LAYERS)
 # Functions of ours that call the user's: code of the user's above them on the stack is not in the middle of ours.
 CALLS_OUT: set[CodeType] = set()
 

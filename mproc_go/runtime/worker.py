@@ -194,8 +194,7 @@ class WorkerM(M):
         except BaseException:
             if timer is not None:
                 timer[2] = None
-            if not self._resumed(fiber):
-                w[g + G_STATUS] = _RUNNING
+            self._resumed(fiber)
             raise
         decision: int = w[g + G_DECIDE]
         if not decision:
@@ -235,18 +234,16 @@ class WorkerM(M):
             w[g + G_STATUS] = _RUNNING
         except BaseException:
             self._resumed(fiber)
-            w[g + G_STATUS] = _RUNNING
             raise
 
-    def _resumed(self, fiber: Fiber) -> bool:
-        """A signal handler raised just when that fiber was switched to, which goes on with that, as who it is.
-
-        Returns: whether its deadline had passed; else its delivery is taken.
-        """
+    def _resumed(self, fiber: Fiber) -> None:
+        """A signal handler raised just when that fiber was switched to, which goes on with that, as who it is."""
         self.cur = fiber
-        self.g = self.w[self.running] = fiber.g
-        late, fiber.timed_out = fiber.timed_out, False
-        return late
+        self.g = self.w[self.running] = g = fiber.g
+        if fiber.timed_out:  # as in park
+            fiber.timed_out = False
+        else:
+            self.w[g + G_STATUS] = _RUNNING
 
     def waits(self) -> bool:
         return self.cur is not self.hub and super().waits()

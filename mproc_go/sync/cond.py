@@ -110,7 +110,9 @@ class Cond(SharedHandle):
         try:
             self._mutex.unlock()
         except BaseException:
-            self._withdraw(m)
+            if not park.leave(m, lock, q):  # signalled already: that is the next one's
+                m.park()  # its delivery is on the way
+                self.signal()
             raise
         try:
             signalled = park.park(m, lock, q, deadline_of(timeout))
@@ -119,22 +121,6 @@ class Cond(SharedHandle):
                 self._mutex.lock()
         if not signalled:
             raise TimeoutError(f"Cond: no signal within {timeout} s")
-
-    def _withdraw(self, m: M) -> None:
-        """Leave the queue; a signal that came already is passed on."""
-        w, g = m.w, m.g
-        m.enter(self._lock)
-        decided = w[g + G_DECIDE]
-        if not decided:
-            for s in waitq.sudogs(w, self._base + CD_WAITQ):
-                if w[s + SG_G] == g:
-                    waitq.remove(w, self._base + CD_WAITQ, s)
-        m.leave(self._lock)
-        if not decided:
-            m.end_wait()
-        else:
-            m.park()  # its delivery is on the way
-            self.signal()
 
     @whole
     def signal(self) -> None:
