@@ -32,6 +32,7 @@ from mproc_go.shm.layout import (
     SG_SELECT,
     SLOT_MSG_WORDS,
     TM_DEADLINE,
+    TM_TIMED,
     WORD,
 )
 from mproc_go.shm.names import check_name
@@ -106,7 +107,7 @@ class Chan(Sending[T], Receiving[T], Generic[T]):
         w[ch + CH_CAP] = w[ch + CH_LIMIT] = self._cap = capacity
         w[ch + CH_RING] = self._ring = ring
         w[ch + CH_HEAD] = w[ch + CH_TAIL] = w[ch + CH_CLOSED] = w[ch + CH_RECVQ] = w[ch + CH_SENDQ] = 0
-        w[ch + TM_DEADLINE] = 0  # it has no timer
+        w[ch + TM_DEADLINE] = w[ch + TM_TIMED] = 0  # it has no timer
         w[ch + O_KIND] = KIND_CHAN  # last: whoever walks all objects now finds a whole one
 
     def _open_named(self, name: str, capacity: int) -> None:
@@ -121,7 +122,7 @@ class Chan(Sending[T], Receiving[T], Generic[T]):
         has = m.w[base + CH_CAP]
         if has != capacity:
             raise ValueError(f"channel {name!r} has a capacity of {has}, not {capacity}")
-        m.process.refs.opened(m, base)
+        m.process.refs.opened(m, KIND_CHAN, base, gen)
         self._bind(m, base, gen)
 
     @property

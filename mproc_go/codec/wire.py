@@ -592,7 +592,8 @@ def decode(header: int, data: Data, buffers: Iterable[Any] | None = None) -> Any
         buffers: what travelled beside it, in order.
 
     Raises:
-        DecodeError: the bytes are no message, or something in it can't be made in this process.
+        DecodeError: the bytes are no message, or something in it can't be made in this process, or a handle in it
+            names nothing.
         MprocError: as raised where a handle in it was opened.
     """
     # Cost: int 0.11 us, str 0.13, None 0.06, a small list 0.4 (tests/codec/bench_codec.py)
@@ -618,15 +619,18 @@ def decode(header: int, data: Data, buffers: Iterable[Any] | None = None) -> Any
         elif kind == _K_TUPLE:
             (n,) = _read_count(data)
             # The table has the handles of the tuple first, then those deeper inside.
-            places, items = _loads(memoryview(data)[8 + 24 * n :], buffers=buffers)
-            at = 8
-            for place in places:
-                items[place] = open_handle(*_read_triple(data, at))
-                at += 24
-            return tuple(items)
+            found = _loads(memoryview(data)[8 + 24 * n :], buffers=buffers)
+            # Damaged it may be anything: a channel, say, and going through that would receive from it.
+            if type(found) is tuple and len(found) == 2 and type(found[0]) is bytes and type(found[1]) is list:
+                places, items = found
+                at = 8
+                for place in places:
+                    items[place] = open_handle(*_read_triple(data, at))
+                    at += 24
+                return tuple(items)
         elif kind == _K_PICKLE_HANDLES:
             return _loads(split_table(data)[1], buffers=buffers)
-    except MprocError:
+    except (MprocError, DecodeError):
         raise
     except _struct_error as error:
         raise DecodeError(f"not a message: {error}") from error
@@ -672,7 +676,11 @@ def decode_exception(header: int, data: Data) -> tuple[BaseException, str]:
         if kind != T_EXCEPTION and kind != _K_EXCEPTION_HANDLES:
             raise DecodeError(f"header {header:#x} is not an exception's")
         payload = split_table(data)[1] if kind == _K_EXCEPTION_HANDLES else data
-        text, nodes = _loads(payload)
+        found = _loads(payload)
+        # As in decode: nothing is gone through that may be a channel.
+        if type(found) is not tuple or type(found[1]) is not list or {*map(type, found[1])} != {tuple}:
+            raise DecodeError("the bytes are not an exception's")
+        text, nodes = found
         excs = [_load_exception(node, text if number == 0 else "") for number, node in enumerate(nodes)]
         for exc, (_, _, _, cause, context, suppress) in zip(excs, nodes, strict=True):
             if cause >= 0:

@@ -43,6 +43,7 @@ from mproc_go.shm.layout import (
     TM_LOOK,
     TM_LOOKER,
     TM_PERIOD,
+    TM_TIMED,
     object_lock,
 )
 
@@ -63,7 +64,8 @@ class _Clock(SharedHandle):
         w, base = m.w, channel._base
         w[base + TM_DEADLINE] = w[base + TM_PERIOD] = w[base + TM_LOOK] = w[base + TM_LOOKER] = 0
         w[base + TM_CALL] = w[base + TM_CALL + 1] = 0
-        m.process.refs.opened(m, base)
+        w[base + TM_TIMED] = 1
+        m.process.refs.opened(m, KIND_CHAN, base, channel._gen)
         self._bind(m, base, channel._gen)
         self._c = channel
         return m

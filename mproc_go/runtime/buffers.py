@@ -112,9 +112,13 @@ def open_view(m: M, base: int, gen: int, mine: bool) -> memoryview:
     """Look at a buffer that a message names, which still counts it. `mine`: nobody will open that message later.
 
     Returns: writable bytes that are the caller's own.
+    Raises:
+        DecodeError: there is no such buffer (genuine.py).
     """
     w = m.w
-    alone = mine and w[base + R_REFS] == 1  # the message itself: nobody else has a handle of it, or can get one
+    m.process.refs.records.check(w, KIND_BUFFER, base, gen)
+    # The message itself: nobody else has a handle of it, or can get one.
+    alone = mine and w[base + R_REFS] & 0xFFFFFFFF == 1
     return view_of(m, Buffer._open(base, gen), not alone)
 
 

@@ -90,9 +90,13 @@ class SharedHandle(handles.Handle):
 
     @classmethod
     def _open(cls, base: int, gen: int) -> Self:
-        """The handle of a record that a message named."""
+        """The handle of a record that a message named.
+
+        Raises:
+            DecodeError: there is no such record: the message is none of ours (genuine.py).
+        """
         m = rt.current()
-        m.process.refs.opened(m, base)
+        m.process.refs.opened(m, cls.KIND, base, gen)
         handle = cls.__new__(cls)
         handle._bind(m, base, gen)
         return handle

@@ -170,14 +170,17 @@ def _read(m: M, hdr: int, body: Body) -> bytes | memoryview:
 
 
 def _table(m: M, hdr: int, body: Body) -> list[Triple]:
-    """The handles in a message."""
+    """The handles in a message; none where the table is damaged, so that nothing is counted by it."""
     if not hdr & HDR_HAS_HANDLES:
         return []
-    if isinstance(body, int):
-        start = (body + BLOCK_DATA) * WORD
-        n = m.w[body + BLOCK_DATA]
-        return handle_table(m.mem[start : start + min(hdr & HDR_LEN_MASK, table_bytes(n))])
-    return handle_table(body)
+    try:
+        if isinstance(body, int):
+            start = (body + BLOCK_DATA) * WORD
+            n = m.w[body + BLOCK_DATA]
+            return handle_table(m.mem[start : start + min(hdr & HDR_LEN_MASK, table_bytes(n))])
+        return handle_table(body)
+    except ValueError:
+        return []
 
 
 def _decode(m: M, hdr: int, body: Body, table: list[Triple], mine: bool) -> Any:

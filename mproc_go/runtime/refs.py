@@ -21,12 +21,14 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from mproc_go.codec.handles import HOMES
+from mproc_go.runtime.genuine import Records, missing
 from mproc_go.shm.layout import (
     KIND_GOROUTINE,
     L_OBJECTS,
     L_SCHED,
     N_OBJECT_LOCKS,
     O_KIND,
+    R_GEN,
     R_HOLDERS,
     R_LINK,
     R_REFS,
@@ -36,6 +38,9 @@ from mproc_go.shm.layout import (
 
 if TYPE_CHECKING:
     from mproc_go.runtime.process import M
+
+_COUNT = (1 << 32) - 1
+
 
 class _Destroyers(dict[int, "Callable[[M, int], None]"]):
     """By kind; a message discarded here may hold handles of a kind whose module was never imported here."""
@@ -54,10 +59,12 @@ class Refs:
 
     Attributes:
         holds: for each record we have handles of: how many.
+        records: tells those that are there from what forged and damaged messages name.
     """
 
     def __init__(self, host: int) -> None:
         self.holds: dict[int, int] = {}
+        self.records = Records()
         # Taken without waiting only: a finalizer that finds it taken, maybe by its own thread, leaves its work behind.
         self._lock = threading.Lock()
         self._dropped: deque[tuple[int, int]] = deque()
@@ -75,17 +82,28 @@ class Refs:
         w[base + self.word] = self.bit
         self.holds[base] = 1
 
-    def opened(self, m: M, base: int) -> None:
-        """Count a handle that came in a message (the message still counts, so the record is alive)."""
+    def opened(self, m: M, kind: int, base: int, gen: int) -> None:
+        """Count a handle that came in a message (the message still counts, so the record is alive).
+
+        Raises:
+            DecodeError: there is no such record, whatever the message says; nothing was changed.
+        """
+        w = m.w
         with self._lock:
             n = self.holds.get(base, 0)
+            if not n or w[base + R_GEN] != gen or w[base + O_KIND] != kind:
+                self.records.check(w, kind, base, gen)
             if not n:
-                w = m.w
                 lock = m.locks[object_lock(base)]
                 m.enter(lock)
-                w[base + R_REFS] += 1  # before our bit, which says that one of them is ours
-                w[base + self.word] |= self.bit
+                # Named by a message that does not count it, it may have been freed since we looked.
+                there = w[base + R_GEN] == gen and w[base + R_REFS] & _COUNT
+                if there:
+                    w[base + R_REFS] += 1  # before our bit, which says that one of them is ours
+                    w[base + self.word] |= self.bit
                 m.leave(lock)
+                if not there:
+                    raise missing(kind, base, gen)
             self.holds[base] = n + 1
 
     def drop(self, m: M | None, kind: int, base: int) -> None:
@@ -215,9 +233,14 @@ class Refs:
             m.leave(lock)
 
     def release(self, m: M, table: Iterable[tuple[int, int, int]]) -> None:
-        """Uncount the handles of a message that was opened or discarded."""
+        """Uncount the handles of a message that was opened or discarded, as far as they name something."""
         w = m.w
-        for kind, base, _ in table:
+        holds = self.holds
+        for kind, base, gen in table:
+            if (base not in holds or w[base + R_GEN] != gen or w[base + O_KIND] != kind) and not self.records.has(
+                w, kind, base, gen
+            ):
+                continue
             lock = m.locks[object_lock(base)]
             m.enter(lock)
             refs = w[base + R_REFS] - 1

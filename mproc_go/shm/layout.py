@@ -324,13 +324,14 @@ SM_WAITQ: Final = 14
 AI_VALUE: Final = 9  # two's complement
 # channel of a timer or ticker: a channel record, whose lock guards these too
 # When it fires next (ns of the monotonic clock), 0 while stopped; publishes arm and stop. 0 in every other channel: the
-# words behind it hold something only where there was a timer.
+# words from here to TM_TIMED hold something only where there was a timer.
 TM_DEADLINE: Final = 25
 TM_PERIOD: Final = 26  # ns between ticks, 0 for a timer
 TM_LOOK: Final = 27  # when some process's alarm will look at this record, 0 if none will; never later than TM_DEADLINE
 TM_CALL: Final = 28  # message (header, then block): the call of a timer that has one instead of a channel; constant
 # Host slot of the process whose alarm will, stored before the words it is about; 0 once that is dead (reaper)
 TM_LOOKER: Final = 30
+TM_TIMED: Final = 31  # 1: it has a timer, 0 in every other channel; constant
 # context; guard: L_CONTEXT (links and state of all contexts)
 CX_STATE: Final = 9  # below; publishes a cancellation. Read without the lock: only ever leaves 0 once
 CX_ROLE: Final = 10  # below; constant
@@ -415,11 +416,12 @@ CX_VALUE: Final = 2
 CX_WITHOUT: Final = 3  # cut off from the end of its parent
 CX_HOOK: Final = 4  # a call to make at the end of its owner; while it is in the list that counts as one reference
 
+# No kind of an object is a status of a goroutine, whose word is the same: what lies there tells both apart.
 KIND_GOROUTINE: Final = 1
-KIND_CHAN: Final = 2
-KIND_WAITGROUP: Final = 3
-KIND_SEND_CHAN: Final = 4  # handles of a channel that can only send
-KIND_RECV_CHAN: Final = 5  # ... or receive; the record is a KIND_CHAN
+KIND_CHAN: Final = 6
+KIND_WAITGROUP: Final = 7
+KIND_SEND_CHAN: Final = 8  # handles of a channel that can only send
+KIND_RECV_CHAN: Final = 9  # ... or receive; the record is a KIND_CHAN
 KIND_MUTEX: Final = 10
 KIND_RWMUTEX: Final = 11
 KIND_ONCE: Final = 12
