@@ -212,8 +212,8 @@ class Runtime:
                 self._kill()
             self._reap()
             sock.close()
-            os.close(process.supervisor_fd)
-            process.supervisor_fd = -1
+            fd, process.supervisor_fd = process.supervisor_fd, rt.ENDED  # who waits for a lock looks
+            os.close(fd)
             os.close(process.segment.fd)
             return error
 

@@ -54,6 +54,8 @@ _ON_PURPOSE = (MprocError, TimeoutError, TypeError, ValueError, OverflowError, R
 # A nested call (below) that waits for a lock so long waits for the call that it interrupts. In seconds; a lock is held
 # for about a microsecond, and while the scheduler of a loaded machine lets its holder wait.
 _NESTED_S = 1.0
+# Instead of the descriptor of a supervisor that is gone.
+ENDED = -2
 NESTED_LOCK = (
     "a finalizer or signal handler uses the runtime in the middle of another call of the same thread, and needs a lock "
     "which that call has: let it note down what is to be done (in a queue.SimpleQueue, say), and do it elsewhere"
@@ -89,7 +91,8 @@ class Process:
         report: text of the deadlock with the stacks of this process, once a thread has made it, under `report_lock`.
         registering, mending: a thread takes its slot; the host's slot is being mended. Never both: one word of the
             host's slot is for threads that have none yet. Guard: the interpreter lock.
-        supervisor_fd: becomes readable when the supervisor ends (-1 in its own children, which end with it).
+        supervisor_fd: becomes readable when the supervisor ends (-1 in its own children, which end with it; ENDED after
+            the end of the runtime).
     """
 
     def __init__(
@@ -155,7 +158,7 @@ class Process:
     def supervisor_is_gone(self) -> bool:
         """Whether the supervisor died (or is so far in ending the runtime that it is gone)."""
         fd = self.supervisor_fd
-        return fd >= 0 and bool(select.select([fd], [], [], 0)[0])
+        return fd == ENDED or (fd >= 0 and bool(select.select([fd], [], [], 0)[0]))
 
     def check_supervisor(self) -> None:
         """Called now and then by whoever sleeps.

@@ -166,11 +166,16 @@ def _stand_alone(folder: names.Folder, name: str) -> None:
     os.close(log)
 
 
+class _Over(BaseException):
+    """Nobody is left to work for, or SIGTERM came, in the middle of what we do: it may wait for the program's lock."""
+
+
 class Supervisor:
     """The state of the loop; nothing of it is shared.
 
     Attributes:
         workers: pidfd -> (os_pid, slot) of each worker not yet reaped.
+        owner_fd: pidfd of the program, -1 where there is none, or it is seen to already.
         began: time.time of the start.
         failed: a panic or the like ended the program, and nobody was there to be told.
         hung_up: the program was started with SIGHUP ignored (nohup); so it is in the workers and their children.
@@ -200,6 +205,7 @@ class Supervisor:
         self.reception = reception
         self.began = time.time()
         self.failed = self.hung_up = False
+        self.owner_fd = -1
         self.terminated: list[int] = []
         self.started = time.monotonic()
         self.trace_at = self.started + self.trace_ms / 1000
@@ -281,7 +287,14 @@ class Supervisor:
         Args:
             owner_fd: its pidfd; -1 where there is no owner, only one who started us.
         """
-        w, reception = self.w, self.reception
+        self.owner_fd = owner_fd
+        try:
+            self._serve(owner, opened)
+        except _Over:
+            self.stop(STOP_CLOSED)
+
+    def _serve(self, owner: socket.socket, opened: Callable[[], None]) -> None:
+        w, reception, owner_fd = self.w, self.reception, self.owner_fd
         if owner_fd >= 0:
             self.poll.register(owner.fileno(), select.POLLIN)
             self.poll.register(owner_fd, select.POLLIN)
@@ -333,7 +346,14 @@ class Supervisor:
         self.trace_at = max(now, self.trace_at + self.trace_ms / 1000)
 
     def collect(self) -> None:
-        """Reap workers that ended, notice programs that died; what they leave is cleaned up later, in the loop."""
+        """Reap workers that ended, notice programs that died; what they leave is cleaned up later, in the loop.
+
+        Raises:
+            _Over: the owner is gone, or we are told to end. Whoever waits for a lock comes by here, and a lock that
+                the owner had, or one who was stopped, would never be given back.
+        """
+        if self.terminated or (self.owner_fd >= 0 and select.select([self.owner_fd], [], [], 0)[0]):
+            raise _Over
         for slot, os_pid, how in self.reception.collect() if self.reception is not None else ():
             self.reaper.dead.add(slot)
             self.unburied.append((slot, os_pid, how))
@@ -382,6 +402,8 @@ class Supervisor:
 
     def stop(self, why: int) -> None:
         """End all workers: those who listen at once, the others by SIGKILL after a short grace."""
+        self.owner_fd = -1
+        self.terminated = []
         if not self.w[H_STOP]:
             self.w[H_STOP] = why
         self.wake_everybody()
