@@ -19,6 +19,7 @@ from mproc_go.sched import states, waitq
 from mproc_go.shm import note
 from mproc_go.shm.layout import (
     G_CLIENT_COUNT,
+    G_CODE,
     G_DECIDE,
     G_GOID,
     G_JOINQ,
@@ -65,6 +66,8 @@ class ClientM(M):
         w = self.w
         g = take(self, POOL_G)
         self.g = g
+        w[g + G_STATUS] = states.UNMADE
+        w[g + G_CODE] = 0  # it runs nothing that could be run again
         w[g + G_GOID] = self.new_goid()
         w[g + G_M] = slot
         w[g + G_DECIDE] = 0
@@ -167,14 +170,20 @@ class ClientM(M):
             return process.report
 
     def leave_runtime(self) -> None:
-        """The thread ends: give back its goroutine, its caches and its slot."""
+        """The thread ends: give back its goroutine, its caches and its slot.
+
+        Crash: killed once its goroutine is DONE, the reaper counts that (_count).
+        """
         w = self.w
         if w[self.ph]:  # an exception ended it in the middle of something
             self.mended()
         note.awake(self)
-        w[self.g + G_STATUS] = states.DONE
-        give(self, POOL_G, self.g)
-        w[self.base + M_FINISHED] += 1
+        g, finished = self.g, w[self.base + M_FINISHED] + 1
+        w[g + G_DECIDE] = finished << 32  # it never waits again: redo record of the count, as of one that a worker ran
+        w[g + R_REFS] = 0
+        w[g + G_STATUS] = states.DONE  # publishes
+        w[self.base + M_FINISHED] = finished
+        give(self, POOL_G, g)
         flush_all(self)
         outsiders = self.process.outsiders
         if outsiders.look() and w[slot_base(self.process.host) + M_KIND] == KIND_WORKER:

@@ -341,7 +341,7 @@ class Reaper:
     def _count(self, gone: list[int]) -> None:
         """Count the goroutine that the dead one had just made; free the one that it had just ended and nobody holds.
 
-        Twin: runtime/spawn.py spawn, runtime/worker.py finish.
+        Twin: runtime/spawn.py spawn, runtime/worker.py finish, runtime/client.py leave_runtime.
         """
         w = self.t.w
         live = self._live(POOL_G)
@@ -355,8 +355,10 @@ class Reaper:
             elif status >= states.DONE and slot in gone and slot == w[g + G_M] and not w[g + R_REFS] and record:
                 # The head: else it was freed, and somebody living just took it for another. The count: else somebody
                 # living is about to free it, who dropped its last handle.
-                last = w[slot_base(slot) + M_FINISHED] << 32
-                if record != last:
+                last = w[slot_base(slot) + M_FINISHED]
+                if w[slot_base(slot) + M_KIND] == KIND_CLIENT and record == last + 1 << 32:  # its thread, not counted
+                    last = w[slot_base(slot) + M_FINISHED] = last + 1
+                if record != last << 32:
                     continue
                 w[g + G_MSG] = 0  # it may have been freed already
                 if w[g + G_CODE] & G_RETRY:
