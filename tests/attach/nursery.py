@@ -1,12 +1,13 @@
-"""Programs that attach and die: for each line ``n operation`` on stdin a child joins runtime ``one``, does it, leaves.
+"""Programs that attach and die: for each line ``n operation act`` a child joins runtime ``one``, does that, and leaves.
 
-The child kills itself at its n-th store to shared memory, counted from when it has joined; "nothing" counts from the
-moment it has the memory. Answers "died", "survived", or what went wrong. Run as a program: it forks, so it must have one
-thread.
+Before the n-th of its steps (tests/kills/steps.py) the child dies, or stops. They are counted from when it has joined;
+"nothing" counts from the moment it has the memory, "behind" from when the lock is taken that it needs. Answers "died",
+"survived", or what went wrong. Run as a program: it forks, so it must have one thread.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import sys
@@ -15,25 +16,8 @@ import traceback
 from mproc_go import Chan, SharedMap, attach, go, select
 from mproc_go.runtime import process as rt
 from mproc_go.shm.segment import Segment
-
-
-class KilledAt:
-    """The words of a process that dies at its n-th store once it counts them."""
-
-    def __init__(self, w, n, counts):
-        self.w, self.left, self.counts = w, n, counts
-
-    def __getitem__(self, index):
-        return self.w[index]
-
-    def __len__(self):
-        return len(self.w)
-
-    def __setitem__(self, index, value):
-        if self.counts and not self.left:
-            os.kill(os.getpid(), signal.SIGKILL)
-        self.left -= self.counts
-        self.w[index] = value
+from tests.kills import supervised
+from tests.kills.steps import Steps, die
 
 
 def send():
@@ -89,33 +73,68 @@ def nothing():
     pass
 
 
+def behind():
+    """What somebody sends, once somebody else has the lock that it needs (tests/kills/test_one_lock.py)."""
+    operation, args = Chan(1, name="things").recv()
+    plan = supervised.Plan(os.environ[supervised.PLAN])
+    plan.behind = os.getpid()
+    supervised.until(lambda: plan.held, "somebody has the lock")
+    yield
+    operation(*args)
+
+
+def hold():
+    """Take the lock of that number, and keep it."""
+    plan = supervised.Plan(os.environ[supervised.PLAN])
+    m = rt.current()
+    m.enter(m.locks[Chan(1, name="things").recv()])
+    plan.held = os.getpid()
+    signal.pause()
+
+
+def stop():
+    supervised.Plan(os.environ[supervised.PLAN]).stop()
+
+
 OPERATIONS = {f.__name__: f for f in (send, send_long, receive, close, start, start_and_wait, choose, lock, count_down)}
-OPERATIONS |= {f.__name__: f for f in (store, make, nothing)}
+OPERATIONS |= {f.__name__: f for f in (store, make, nothing, behind, hold)}
 
 
-def life(n, operation):
+def life(n, operation, act):
     """A program's whole life in the runtime."""
     join = Segment.join
+    steps = Steps(n, act, operation is nothing)
 
-    def dying(fd):
+    def counted(fd):
         segment = join(fd)
-        segment.w = KilledAt(segment.w, n, operation is nothing)
+        segment.w = steps.words(segment.w)
         return segment
 
-    Segment.join = staticmethod(dying)
+    Segment.join = staticmethod(counted)
     with attach("one"):
-        rt.process.segment.w.counts = True
-        operation()
+        watched = steps.semaphores(rt.process)
+        watched.__enter__()  # for good: how it leaves counts, too
+        if operation is behind:
+            waiting = behind()
+            next(waiting)
+            steps.counts = True
+            next(waiting, None)
+            steps.counts = False
+        else:
+            steps.counts = True
+            operation()
 
 
 def main():
     for line in sys.stdin:
-        n, operation = line.split()
+        n, operation, act = line.split()
+        if operation == "behind":
+            importlib.import_module("tests.kills.test_one_lock")  # what is sent is from there
         child = os.fork()
         if not child:
             status = 1
             try:
-                life(int(n), OPERATIONS[operation])
+                life(int(n), OPERATIONS[operation], {"die": die, "stop": stop}[act])
                 status = 0
             except BaseException:
                 traceback.print_exc()

@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pathlib
 import signal
 import socket
+import subprocess
+import sys
 import time
 
 from mproc_go import NotRunning
@@ -15,6 +18,8 @@ from mproc_go.runtime.boot import start_standing
 from mproc_go.shm import names
 from mproc_go.supervisor import control
 
+NURSERY = pathlib.Path(__file__).with_name("nursery.py")
+REPO = str(pathlib.Path(__file__).resolve().parents[2])
 # What takes longer hangs; a loaded machine is slow.
 DEADLINE_S = 60
 
@@ -66,6 +71,31 @@ def until(condition, seconds=DEADLINE_S):
             return value
         assert time.monotonic() < deadline, "did not become true"
         time.sleep(0.002)
+
+
+@contextlib.contextmanager
+def nursery():
+    """What makes programs that attach to runtime ``one`` and die (nursery.py): ``ask(n, operation)`` has one do it."""
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([REPO, os.environ.get("PYTHONPATH", "")])}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": env}
+    with subprocess.Popen([sys.executable, NURSERY], **pipes) as process:
+        yield Nursery(process)
+        process.stdin.close()
+
+
+class Nursery:
+    def __init__(self, process):
+        self.process = process
+
+    def begin(self, n, operation, act="die"):
+        """Have a program do that, and be killed, or stop, before its n-th step."""
+        print(n, operation, act, file=self.process.stdin, flush=True)
+
+    def died(self):
+        """Wait for its end: whether it was killed."""
+        answer = self.process.stdout.readline().strip()
+        assert answer in ("died", "survived"), answer
+        return answer == "died"
 
 
 @contextlib.contextmanager

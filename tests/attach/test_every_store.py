@@ -1,11 +1,6 @@
-"""A program killed at every store of its life in a standing runtime: what it touched is whole, and nothing of it stays."""
+"""A program killed at every step of its life in a standing runtime: what it touched is whole, and nothing of it stays."""
 
 from __future__ import annotations
-
-import os
-import pathlib
-import subprocess
-import sys
 
 import pytest
 
@@ -13,37 +8,33 @@ from mproc_go import Chan, Mutex, SharedMap, WaitGroup, attach, go, num_goroutin
 from mproc_go.chan import ops
 from mproc_go.runtime import process as rt
 from mproc_go.shm import layout as L
-from tests.attach.support import DEADLINE_S, until
+from tests.attach.support import DEADLINE_S, nursery, until
 
-NURSERY = pathlib.Path(__file__).with_name("nursery.py")
-REPO = str(pathlib.Path(__file__).resolve().parents[2])
+STEP = 2
 
 
-@pytest.fixture
-def die(standing):
-    """``die(operation)`` runs it in a program that is killed at store 0, 1, 2, ...; ``check(died)`` after each."""
+@pytest.fixture(params=["some", pytest.param("all", marks=pytest.mark.slow)])
+def die(standing, request, seed):
+    """``die(operation)`` runs it in a program that is killed before step 0, 1, 2, ...; ``check(died)`` after each."""
     one = standing()
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([REPO, os.environ.get("PYTHONPATH", "")])}
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": env}
-    with attach("one"), subprocess.Popen([sys.executable, NURSERY], **pipes) as nursery:
+    first, step = (0, 1) if request.param == "all" else (seed % STEP, STEP)
+    with attach("one"), nursery() as programs:
 
         def everywhere(operation, prepare, check):
-            n = 0
+            n = first
             while True:
                 others = prepare() or 0
-                print(n, operation, file=nursery.stdin, flush=True)
-                answer = nursery.stdout.readline().strip()
-                assert answer in ("died", "survived"), (n, answer)
+                programs.begin(n, operation)
+                died = programs.died()
                 until(lambda: one.stats()["clients"] == 1)
                 nobody_else(others)
-                check(answer == "died")
-                if answer == "survived":
+                check(died)
+                if not died:
                     return n
-                n += 1
+                n += step
                 assert n < 1000
 
         yield everywhere
-        nursery.stdin.close()
 
 
 def nobody_else(others):

@@ -1,4 +1,4 @@
-"""Runtimes whose supervisor, at a store of ours to choose, dies itself or has another worker die.
+"""Runtimes whose supervisor, at a step of ours to choose, dies itself or has another process die.
 
 The supervisor is the real one, exec'd as ever; before it serves, it lets :func:`arm` wrap the steps of its work. What it
 is to do stands in a file of a few words that both processes map (:class:`Plan`).
@@ -9,15 +9,19 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
+import select
 import signal
 import threading
 import time
 
 from mproc_go.runtime import boot
+from mproc_go.runtime import process as rt
+from mproc_go.shm import layout as L
 from mproc_go.supervisor import main
 from mproc_go.supervisor.deadlock import Detector
 from mproc_go.supervisor.reaper import Reaper
 from mproc_go.supervisor.sysmon import Sysmon
+from tests.kills.steps import Door, Steps
 from tests.kills.test_every_store import DEADLINE_S
 
 PLAN = "MPROC_GO_TEST_PLAN"
@@ -30,12 +34,16 @@ STEPS = {
     "report": (Detector, "report"),
     "stop": (main.Supervisor, "stop"),
 }
-ITSELF, ANOTHER = range(2)
-_WHICH, _N, _WHOM, _FIRED, _STORES = range(5)
+ITSELF, ANOTHER, WHO_STOPPED = range(3)
+_WHICH, _N, _WHOM, _FIRED, _STORES, _STOPPED, _HELD, _BEHIND, _WITHIN = range(9)
 
 
 class Plan:
-    """What the supervisor is to do, and what it did."""
+    """What the supervisor is to do, and what it did; and how far others came.
+
+    Attributes:
+        held, behind: of those whose death a test is about, see tests/kills/test_one_lock.py: processes, or 0.
+    """
 
     def __init__(self, path):
         self.path = path
@@ -48,14 +56,18 @@ class Plan:
         self.map.close()
 
     def make(self, step, n, whom):
-        """At the n-th store (from 0) of one time it takes that step."""
+        """Before the n-th store or semaphore (from 0) of one time it takes that step.
+
+        Args:
+            whom: who dies then; WHO_STOPPED is who called :meth:`stop`, and n counts from that moment.
+        """
         w = self.w
         w[_FIRED] = w[_STORES] = 0
         w[_N], w[_WHOM] = n, whom
         w[_WHICH] = [*STEPS].index(step) + 1  # publishes
 
     def drop(self):
-        """It is to do nothing any more; returns the most stores of one time it took the step."""
+        """It is to do nothing any more; returns the most it did in one time it took the step."""
         self.w[_WHICH] = 0
         return self.w[_STORES]
 
@@ -65,9 +77,45 @@ class Plan:
         return self.w[_STORES] or (self.w[_FIRED] and self.w[_WHOM] == ITSELF)
 
     @property
+    def within(self):
+        """Whether it is in the middle of that step."""
+        return self.w[_WITHIN] != 0
+
+    @property
     def fired(self):
         """The process that was killed, or 0."""
         return self.w[_FIRED]
+
+    @property
+    def stopped(self):
+        """The process that stopped, or 0."""
+        return self.w[_STOPPED]
+
+    @stopped.setter
+    def stopped(self, os_pid):
+        self.w[_STOPPED] = os_pid
+
+    def stop(self):
+        """Stay here for ever."""
+        self.stopped = os.getpid()
+        while True:
+            time.sleep(DEADLINE_S)
+
+    @property
+    def held(self):
+        return self.w[_HELD]
+
+    @held.setter
+    def held(self, os_pid):
+        self.w[_HELD] = os_pid
+
+    @property
+    def behind(self):
+        return self.w[_BEHIND]
+
+    @behind.setter
+    def behind(self, os_pid):
+        self.w[_BEHIND] = os_pid
 
 
 @contextlib.contextmanager
@@ -87,26 +135,44 @@ def planned(path):
 
 
 # ---------------------------------------------------------------- in the supervisor
-class _Words:
-    """The supervisor's words during a step."""
+class _Steps(Steps):
+    """The supervisor's, as the plan says."""
 
-    def __init__(self, w, n, act):
-        self.w, self.n, self.act = w, n, act
-        self.stores = 0
-        self.os_pid = os.getpid()
+    def __init__(self, plan, supervisor):
+        super().__init__(plan.w[_N], self.fire)
+        self.plan, self.supervisor = plan, supervisor
+        self.os_pid, self.before = os.getpid(), 0
 
-    def __getitem__(self, index):
-        return self.w[index]
+    def step(self):
+        if self.plan.w[_WHOM] == WHO_STOPPED and not self.plan.stopped:
+            self.before += 1
+        elif os.getpid() == self.os_pid:  # a worker that is being forked takes them as well
+            super().step()
 
-    def __len__(self):
-        return len(self.w)
+    def fire(self):
+        _die(self.plan, self.supervisor)
 
-    def __setitem__(self, index, value):
-        if os.getpid() == self.os_pid:  # a worker that is being forked has them as well
-            if self.stores == self.n:
-                self.act()
-            self.stores += 1
-        self.w[index] = value
+    def door(self, number, gen):
+        return Door(self.doors.door(number, gen), self)
+
+    def make_shut(self, number, gen):
+        self.step()
+        return Door(self.doors.make_shut(number, gen), self)
+
+    @contextlib.contextmanager
+    def taken_by(self, supervisor):
+        w, reaper = supervisor.w, supervisor.reaper
+        self.doors = reaper.doors
+        supervisor.w = supervisor.thread.w = self.words(w)
+        reaper.doors = self
+        self.plan.w[_WITHIN] = 1
+        try:
+            yield
+        finally:
+            self.plan.w[_WITHIN] = 0
+            reaper.doors = self.doors
+            supervisor.w = supervisor.thread.w = w
+            self.plan.w[_STORES] = max(self.plan.w[_STORES], self.before + self.taken)
 
 
 def arm():
@@ -129,14 +195,8 @@ def _watched(step, number, plan, supervisors):
         (supervisor,) = supervisors
         if plan.w[_WHICH] != number or plan.fired or not hasattr(supervisor, "thread"):
             return step(*args, **kwargs)
-        w = supervisor.w
-        words = _Words(w, plan.w[_N], lambda: _die(plan, supervisor))
-        supervisor.w = supervisor.thread.w = words
-        try:
+        with _Steps(plan, supervisor).taken_by(supervisor):
             return step(*args, **kwargs)
-        finally:
-            supervisor.w = supervisor.thread.w = w
-            plan.w[_STORES] = max(plan.w[_STORES], words.stores)
 
     return watched
 
@@ -145,11 +205,22 @@ def _die(plan, supervisor):
     if plan.w[_WHOM] == ITSELF:
         plan.w[_FIRED] = os.getpid()
         os.kill(os.getpid(), signal.SIGKILL)
-    for os_pid, _ in supervisor.workers.values():
-        os.kill(os_pid, signal.SIGKILL)
-        os.waitid(os.P_PID, os_pid, os.WEXITED | os.WNOWAIT)  # gone, and not noticed yet
+    os_pid = plan.stopped
+    if plan.w[_WHOM] == ANOTHER:
+        os_pid = next((os_pid for os_pid, _ in supervisor.workers.values()), 0)
+    if os_pid:
+        end(os_pid)
         plan.w[_FIRED] = os_pid
-        return
+
+
+def end(os_pid):
+    """Kill it. When we are back it is gone, and whose child it is has not been told."""
+    fd = os.pidfd_open(os_pid)
+    try:
+        signal.pidfd_send_signal(fd, signal.SIGKILL)
+        select.select([fd], [], [])
+    finally:
+        os.close(fd)
 
 
 # ---------------------------------------------------------------- in the program
@@ -172,6 +243,13 @@ def processes_of(plan):
                     if mark in file.read().split(b"\0"):
                         found.append(int(entry))
     return found
+
+
+def buried(os_pid):
+    """Whether nobody takes it for a worker, or a program, any more; until then it may be given something to run."""
+    w = rt.current().w
+    slots = [L.slot_base(slot) for slot in range(1, w[L.H_SLOTS])]
+    return not any(w[base + L.M_KIND] and w[base + L.M_OS_PID] == os_pid for base in slots)
 
 
 def until(condition, what):

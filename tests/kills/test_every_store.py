@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
-import os
 import random
-import signal
 import time
 
 import pytest
@@ -14,27 +12,9 @@ from mproc_go import Chan, Runtime, WaitGroup, WorkerLost, go, num_goroutine, se
 from mproc_go.chan import ops
 from mproc_go.runtime import process as rt
 from mproc_go.shm import layout as L
+from tests.kills.steps import KilledAt
 
 DEADLINE_S = 30
-
-
-class KilledAt:
-    """The worker's words; at the n-th store it kills its process."""
-
-    def __init__(self, w, n):
-        self.w, self.left = w, n
-
-    def __getitem__(self, index):
-        return self.w[index]
-
-    def __len__(self):
-        return len(self.w)
-
-    def __setitem__(self, index, value):
-        if not self.left:
-            os.kill(os.getpid(), signal.SIGKILL)
-        self.left -= 1
-        self.w[index] = value
 
 
 def dying(n, operation, *args, through_the_end=False):

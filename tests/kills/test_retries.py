@@ -10,7 +10,7 @@ import pytest
 from mproc_go import Chan, Mutex, Runtime, WorkerLost, go, num_goroutine
 from mproc_go.runtime import process as rt
 from mproc_go.shm.layout import BLOCK_DATA, G_RETRY_RECORD
-from tests.kills.test_every_store import KilledAt
+from tests.kills.steps import KilledAt
 from tests.scheduler.support import DEADLINE_S, until
 
 

@@ -14,7 +14,8 @@ from mproc_go.runtime import process as rt
 from mproc_go.sched import idle, runq
 from mproc_go.shm import layout as L
 from tests.contract.support import until
-from tests.kills.test_every_store import DEADLINE_S, KilledAt, _Check, dying, kill_everywhere, quiet, runtime
+from tests.kills.steps import KilledAt
+from tests.kills.test_every_store import DEADLINE_S, _Check, dying, kill_everywhere, quiet, runtime
 
 assert runtime  # a fixture
 
@@ -60,7 +61,7 @@ def arm(module, name, n, survived):
             return step(t, *args, **kwargs)
         finally:
             t.w = words
-            tries -= counting.left < n
+            tries -= counting.steps.taken > 0
             if not tries:
                 _armed["survived"] = survived
 
@@ -189,7 +190,7 @@ def leave_work_to_another(n):
         idle.pass_on(m)
     finally:
         m.w = w
-    return n - counting.left
+    return counting.steps.taken
 
 
 def test_killed_in_passing_work_on(runtime):

@@ -32,7 +32,7 @@ from mproc_go.runtime import process as rt
 from mproc_go.sched import idle
 from mproc_go.shm import layout as L
 from mproc_go.shm import names
-from tests.kills.supervised import ANOTHER, ITSELF, Beside, alive, planned, processes_of, until
+from tests.kills.supervised import ANOTHER, ITSELF, Beside, alive, buried, planned, processes_of, until
 from tests.kills.test_every_store import DEADLINE_S, dying, quiet, whole
 from tests.kills.test_interrupts import interrupted
 from tests.kills.test_scheduler import EACH, traffic
@@ -80,13 +80,6 @@ def change_a_map(ch):
 # What the first one dies in, at one of its first stores: about so many it has at least.
 FIRST = {send: 8, receive: 8, choose: 12, start: 40, resize: 10, change_a_map: 40}
 STEP = 29
-
-
-def buried(os_pid):
-    """Whether nobody takes it for a worker any more; until then it may be given a message."""
-    w = rt.current().w
-    slots = [L.slot_base(slot) for slot in range(1, w[L.H_MAX_MS] + 1)]
-    return not any(w[base + L.M_KIND] and w[base + L.M_OS_PID] == os_pid for base in slots)
 
 
 def life(ch):

@@ -15,7 +15,8 @@ from mproc_go.runtime import process as rt
 from mproc_go.sched import waitq
 from mproc_go.shm import layout as L
 from tests.contract.support import until
-from tests.kills.test_every_store import DEADLINE_S, KilledAt, _Check, aside, kill_everywhere, quiet, runtime, whole
+from tests.kills.steps import KilledAt
+from tests.kills.test_every_store import DEADLINE_S, _Check, aside, kill_everywhere, quiet, runtime, whole
 from tests.kills.test_sync import usable
 from tests.lib.support import wait_done
 
