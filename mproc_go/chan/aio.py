@@ -37,7 +37,7 @@ from mproc_go.chan import ops
 from mproc_go.chan.end import End, give_back
 from mproc_go.errors import NotRunning, bug
 from mproc_go.runtime.client import CHECK_S, ClientM
-from mproc_go.runtime.message import Body, discard, fetch
+from mproc_go.runtime.message import Body, discard
 from mproc_go.runtime.process import M, Process
 from mproc_go.sched import states, waitq
 from mproc_go.shm import note
@@ -61,7 +61,6 @@ from mproc_go.shm.layout import (
     POOL_G,
     R_LINK,
     R_REFS,
-    SG_MSG,
     inbox_lock,
 )
 from mproc_go.shm.pool import give, take
@@ -125,6 +124,7 @@ class Mailbox:
         waitq.settle_sudog(w, g)
         w[g + G_M] = home
         w[g + G_STATUS] = states.WAITING | _ASYNCIO
+        w[g] = m.live  # publishes
         return g
 
     def free(self, m: M, g: int) -> None:
@@ -133,6 +133,7 @@ class Mailbox:
             self._free(m, g)
 
     def _free(self, m: M, g: int) -> None:
+        m.w[g] = m.cached  # from here on nobody takes it for a goroutine
         m.w[g + G_STATUS] = states.DONE
         give(m, POOL_G, g)
         self._records.discard(g)
@@ -318,9 +319,9 @@ async def wait(end: End, hdr: int, body: Body) -> tuple[int, int, Body]:
         outcome, got_hdr, got, woken = ops.recv(m, ch)
     waits = outcome == ops.MUST_WAIT
     if waits and hdr:
-        ops.wait_to_send(w, m.mem, ch, g, hdr, body)
+        ops.wait_to_send(m, ch, g, hdr, body)
     elif waits:
-        waitq.join(w, ch + CH_RECVQ, g)
+        ops.wait_to_receive(m, ch, g)
     m.leave(lock)
     if not waits:
         mailbox.free(m, g)
@@ -349,11 +350,11 @@ async def wait(end: End, hdr: int, body: Body) -> tuple[int, int, Body]:
     decision = w[g + G_DECIDE]
     if decision & OUT_MASK == OUT_OK:
         if not hdr:
-            got_hdr, got = fetch(w, m.mem, g + G_SUDOG + SG_MSG)
+            got_hdr, got = ops.take_given(m, g + G_SUDOG)
         outcome = ops.DONE
     else:
         outcome = ops.CLOSED
-        discard(m, hdr, body)
+        discard(m, *ops.take_given(m, g + G_SUDOG))
     mailbox.free(m, g)
     return outcome, got_hdr, got
 
@@ -368,9 +369,9 @@ def withdraw(m: M, mailbox: Mailbox, end: End, g: int, hdr: int, body: Body) -> 
     m.leave(lock)
     done = decision & OUT_MASK == OUT_OK
     if done and not hdr:
-        give_back(m, lock, ch, *fetch(w, m.mem, g + G_SUDOG + SG_MSG))
+        give_back(m, lock, ch, *ops.take_given(m, g + G_SUDOG))
     elif not done:
-        discard(m, hdr, body)
+        discard(m, *ops.take_given(m, g + G_SUDOG))
     mailbox.free(m, g)
     return done and bool(hdr)
 

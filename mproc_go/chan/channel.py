@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Generic, TypeVar
 
 from mproc_go.chan import names, ops
-from mproc_go.chan.end import NOT_PLAIN
 from mproc_go.chan.receiving import Receiving
 from mproc_go.chan.sending import Sending
 from mproc_go.runtime import process as rt
 from mproc_go.runtime.handle import register
-from mproc_go.runtime.message import discard, fetch
+from mproc_go.runtime.message import discard, fetch, own
 from mproc_go.runtime.process import M, integer
 from mproc_go.sched import repairs
 from mproc_go.shm.layout import (
@@ -26,7 +25,6 @@ from mproc_go.shm.layout import (
     KIND_CHAN,
     KIND_RECV_CHAN,
     KIND_SEND_CHAN,
-    O_KIND,
     POOL_OBJECT,
     R_GEN,
     SG_SELECT,
@@ -36,7 +34,7 @@ from mproc_go.shm.layout import (
     WORD,
 )
 from mproc_go.shm.names import check_name
-from mproc_go.shm.pool import give, give_block, take_block
+from mproc_go.shm.pool import give, give_block, own_block, put_block, take_block
 
 T = TypeVar("T")
 
@@ -108,7 +106,9 @@ class Chan(Sending[T], Receiving[T], Generic[T]):
         w[ch + CH_RING] = self._ring = ring
         w[ch + CH_HEAD] = w[ch + CH_TAIL] = w[ch + CH_CLOSED] = w[ch + CH_RECVQ] = w[ch + CH_SENDQ] = 0
         w[ch + TM_DEADLINE] = w[ch + TM_TIMED] = 0  # it has no timer
-        w[ch + O_KIND] = KIND_CHAN  # last: whoever walks all objects now finds a whole one
+        self._made(m, ch, KIND_CHAN)
+        if ring:
+            put_block(m, ring - BLOCK_DATA)
 
     def _open_named(self, name: str, capacity: int) -> None:
         m = rt.current()
@@ -142,13 +142,16 @@ def _destroy(m: M, ch: int) -> None:
     while w[ch + CH_SENDQ] and w[w[ch + CH_SENDQ] + SG_SELECT] == ops.GIVEN_BACK:
         _, hdr, body, _ = ops.recv(m, ch)
         discard(m, hdr, body)
-    cap = w[ch + CH_CAP]
-    for i in range(w[ch + CH_HEAD], w[ch + CH_TAIL]):
-        at = w[ch + CH_RING] + i % cap * SLOT_MSG_WORDS
-        if w[at] & NOT_PLAIN:
-            discard(m, *fetch(w, m.mem, at))
-    if cap:
-        give_block(m, w[ch + CH_RING] - BLOCK_DATA, cap * _SLOT_BYTES)
+    cap, ring = w[ch + CH_CAP], w[ch + CH_RING]
+    if ring:
+        while (head := w[ch + CH_HEAD]) != w[ch + CH_TAIL]:
+            hdr, body = fetch(w, m.mem, ring + head % cap * SLOT_MSG_WORDS)
+            own(m, hdr, body)
+            w[ch + CH_HEAD] = head + 1  # publishes: it is out of the channel
+            discard(m, hdr, body)
+        own_block(m, ring - BLOCK_DATA)
+        w[ch + CH_RING] = 0  # publishes
+        give_block(m, ring - BLOCK_DATA, cap * _SLOT_BYTES)
     w[ch + R_GEN] += 1
     give(m, POOL_OBJECT, ch)
 
@@ -156,4 +159,4 @@ def _destroy(m: M, ch: int) -> None:
 for _kind in (Chan, SendChan, RecvChan):
     register(_kind, _destroy)
 repairs.register(KIND_CHAN, (CH_RECVQ, CH_SENDQ), ops.repair)
-repairs.BRINGS[KIND_CHAN] = CH_SENDQ
+repairs.NAMES[KIND_CHAN] = ops.names

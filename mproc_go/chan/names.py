@@ -3,7 +3,7 @@
 A name is for ever, as long as its runtime: whoever comes later finds the channel, and what is in it, also when nobody
 has a handle of it at the moment. So entries are only ever added, and one store publishes each.
 
-Crash: who dies before its entry is published leaves a channel and a block that nobody uses until the runtime ends.
+Crash: the entry, and the reference that it is of the channel, are published in one.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from collections.abc import Callable
 from typing import Any
 
 from mproc_go.runtime.process import M
+from mproc_go.sched import repairs
+from mproc_go.shm import counts
 from mproc_go.shm.layout import (
     BLOCK_DATA,
-    KIND_CHAN,
     L_NAMES,
     N_NAMES,
     NAMES,
@@ -26,7 +27,7 @@ from mproc_go.shm.layout import (
     NM_NAME,
     WORD,
 )
-from mproc_go.shm.pool import give_block, take_block
+from mproc_go.shm.pool import give_block, put_block, take_block
 
 # (base, generation) of a channel.
 Ref = tuple[int, int]
@@ -46,7 +47,6 @@ def open_or_make(m: M, name: str, make: Callable[[], Any]) -> Ref:
     if found:
         return found
     made = make()
-    ours = [(KIND_CHAN, made._base, made._gen)]
     size = NM_NAME * WORD + len(key)
     block = take_block(m, size)
     entry = block + BLOCK_DATA
@@ -54,17 +54,27 @@ def open_or_make(m: M, name: str, make: Callable[[], Any]) -> Ref:
     w[entry + NM_CHAN], w[entry + NM_GEN], w[entry + NM_LENGTH] = made._base, made._gen, len(key)
     start = (entry + NM_NAME) * WORD
     m.mem[start : start + len(key)] = key
-    m.process.refs.retain(m, ours)
     m.enter(lock)
     found = _find(m, chain, key)
     if not found:
         w[entry + NM_LINK] = w[chain]
-        w[chain] = entry  # publishes
+        counts.count(m, made._base, 1, chain, entry, 1)  # publishes: the name is a reference
+        put_block(m, block)
     m.leave(lock)
     if not found:
         return made._base, made._gen
     give_block(m, block, size)
-    m.process.refs.release(m, ours)
+    return found
+
+
+def blocks(w: Any) -> list[int]:
+    """The blocks of the table."""
+    found = []
+    for chain in range(NAMES, NAMES + N_NAMES):
+        entry = w[chain]
+        while entry:
+            found.append(entry - BLOCK_DATA)
+            entry = w[entry + NM_LINK]
     return found
 
 
@@ -78,3 +88,6 @@ def _find(m: M, chain: int, key: bytes) -> Ref | None:
             return w[entry + NM_CHAN], w[entry + NM_GEN]
         entry = w[entry + NM_LINK]
     return None
+
+
+repairs.TABLES.append(blocks)

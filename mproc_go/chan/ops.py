@@ -29,7 +29,11 @@ Each operation has one store that publishes it; what it does after that store, :
     close                             CH_CLOSED                     CH_LIMIT, decide and unlink everybody
     wait                              the link to the sudog         the tail hint
     give back                         the head of the senders       the backward link
-    take what was given back          the head of the senders       free its block
+    take what was given back          the head of the senders       -
+
+A message with a block is live from the store that publishes it to the one that takes it out, and else somebody's own
+(shm/pool.py): so it is said beside these stores. Before a decision, since whoever is decided may be on its way at once;
+behind a put, ahead of a take. :func:`names` tells the repair what of it holds.
 
 Rejected: a redo record for the operations of several stores; the states between their stores can be told apart.
 """
@@ -39,7 +43,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from mproc_go.runtime.message import Body, fetch, put
+from mproc_go.runtime.message import Body, fetch, let_go, own, put
 from mproc_go.sched import waitq
 from mproc_go.shm.layout import (
     BLOCK_DATA,
@@ -54,13 +58,20 @@ from mproc_go.shm.layout import (
     G_DECIDE,
     G_M,
     G_SUDOG,
+    HDR_HAS_HANDLES,
+    HDR_SPILLED,
     MIN_BLOCK_ORDER,
     OUT_CLOSED,
     OUT_OK,
+    REC_CACHED,
+    REC_CARRIES,
+    REC_LIVE,
+    REC_STATE,
     SG_CASE,
     SG_G,
     SG_LINK,
     SG_MSG,
+    SG_RECEIVES,
     SG_SELECT,
     SG_SEQ,
     SG_WORDS,
@@ -134,14 +145,19 @@ def send(t: Thread, ch: int, hdr: int, body: Body, level: int = 1) -> tuple[int,
     """
     w = t.w
     s = w[ch + CH_RECVQ]
+    given = s and hdr & HDR_SPILLED
     while s:  # which a closed channel has none of
         put(w, t.mem, s + SG_MSG, hdr, body)
+        if given:
+            let_go(t, body)
         won = decide(t, s, OUT_OK, level)  # publishes: the receiver has it
         g = w[s + SG_G]
         pop(w, ch + CH_RECVQ, s)
         if won:
             return DONE, g
         s = w[ch + CH_RECVQ]
+    if given:
+        own(t, hdr, body)
     if w[ch + CH_CLOSED]:
         return CLOSED, 0
     tail = w[ch + CH_TAIL]
@@ -149,6 +165,8 @@ def send(t: Thread, ch: int, hdr: int, body: Body, level: int = 1) -> tuple[int,
     if tail - w[ch + CH_HEAD] < cap:
         put(w, t.mem, w[ch + CH_RING] + tail % cap * SLOT_MSG_WORDS, hdr, body)
         w[ch + CH_TAIL] = tail + 1  # publishes
+        if hdr & HDR_SPILLED:
+            let_go(t, body)
         return DONE, 0
     return MUST_WAIT, 0
 
@@ -163,18 +181,24 @@ def recv(t: Thread, ch: int, level: int = 1) -> tuple[int, int, Body, int]:
     s = w[ch + CH_SENDQ]
     if s and w[s + SG_SELECT] == GIVEN_BACK:
         hdr, body = fetch(w, t.mem, s + SG_MSG)
+        own(t, hdr, body)
+        w[s - BLOCK_DATA] = t.cached
         waitq.pop(w, ch + CH_SENDQ, s)  # publishes
         give_locked(t, MIN_BLOCK_ORDER, s - BLOCK_DATA)
         return DONE, hdr, body, 0
     head = w[ch + CH_HEAD]
     if w[ch + CH_TAIL] != head:
         hdr, body = fetch(w, t.mem, w[ch + CH_RING] + head % w[ch + CH_CAP] * SLOT_MSG_WORDS)
+        own(t, hdr, body)
         w[ch + CH_HEAD] = head + 1  # publishes
         return DONE, hdr, body, admit(t, ch, level) if s else 0
     while s:  # unbuffered
         hdr, body = fetch(w, t.mem, s + SG_MSG)
+        own(t, hdr, body)
         won = decide(t, s, OUT_OK, level)  # publishes: sent and received
         g = w[s + SG_G]
+        if not won and hdr & HDR_SPILLED:  # it is its goroutine's still, which waits for our lock with it
+            let_go(t, body)
         pop(w, ch + CH_SENDQ, s)
         if won:
             return DONE, hdr, body, g
@@ -197,6 +221,9 @@ def put_many(t: Thread, ch: int, batch: Sequence[tuple[int, Body]]) -> int:
     for i in range(n):
         put(w, mem, ring + (tail + i) % cap * SLOT_MSG_WORDS, *batch[i])
     w[ch + CH_TAIL] = tail + n  # publishes
+    for i in range(n):
+        if batch[i][0] & HDR_SPILLED:
+            let_go(t, batch[i][1])
     return n
 
 
@@ -209,6 +236,9 @@ def take_many(t: Thread, ch: int, most: int) -> list[tuple[int, Body]]:
         return []
     cap, ring = w[ch + CH_CAP], w[ch + CH_RING]
     got = [fetch(w, mem, ring + i % cap * SLOT_MSG_WORDS) for i in range(head, head + n)]
+    for hdr, body in got:
+        if hdr & HDR_SPILLED:
+            own(t, hdr, body)
     w[ch + CH_HEAD] = head + n  # publishes
     return got
 
@@ -246,8 +276,11 @@ def give_back(t: Thread, ch: int, block: int, hdr: int, body: Body) -> tuple[boo
     """
     w = t.w
     s = w[ch + CH_RECVQ]
+    spilled = hdr & HDR_SPILLED
     while s:
         put(w, t.mem, s + SG_MSG, hdr, body)
+        if spilled:
+            let_go(t, body)
         won = decide(t, s, OUT_OK, 1)  # publishes: the receiver has it
         g = w[s + SG_G]
         pop(w, ch + CH_RECVQ, s)
@@ -260,14 +293,37 @@ def give_back(t: Thread, ch: int, block: int, hdr: int, body: Body) -> tuple[boo
     w[s + SG_SELECT] = GIVEN_BACK
     put(w, t.mem, s + SG_MSG, hdr, body)
     waitq.enqueue_first(w, ch + CH_SENDQ, s)
+    w[block] = t.live
+    if spilled:
+        let_go(t, body)
     return False, 0
 
 
-def wait_to_send(w: Any, mem: Any, ch: int, g: int, hdr: int, body: Body) -> None:
+def wait_to_send(t: Thread, ch: int, g: int, hdr: int, body: Body) -> None:
     """Enqueue the goroutine with the message it brings. Lock: the channel's."""
-    put(w, mem, g + G_SUDOG + SG_MSG, hdr, body)
+    w = t.w
+    put(w, t.mem, g + G_SUDOG + SG_MSG, hdr, body)
     w[g + G_SUDOG + SG_SEQ] = 0
     waitq.join(w, ch + CH_SENDQ, g)
+    if hdr & HDR_SPILLED:
+        let_go(t, body)
+
+
+def wait_to_receive(t: Thread, ch: int, g: int) -> None:
+    """Enqueue the goroutine for a message. Lock: the channel's."""
+    w = t.w
+    w[g + G_SUDOG + SG_MSG] = 0
+    w[g + G_SUDOG + SG_SEQ] = SG_RECEIVES
+    waitq.join(w, ch + CH_RECVQ, g)
+
+
+def take_given(t: Thread, s: int) -> tuple[int, Body]:
+    """Take the message out of a sudog of ours that is in no queue: what it was given, or what it brought in vain."""
+    hdr, body = fetch(t.w, t.mem, s + SG_MSG)
+    if hdr & HDR_SPILLED:
+        own(t, hdr, body)
+        t.w[s + SG_MSG] = 0
+    return hdr, body
 
 
 def close(t: Thread, ch: int) -> tuple[bool, list[int]]:
@@ -302,6 +358,13 @@ def repair(t: Thread, ch: int) -> list[int]:
     """Complete what a dead thread began on this channel; return goroutines to make ready. Runs alone, locked."""
     w = t.w
     woken: list[int] = []
+    for s in waitq.sudogs(w, ch + CH_RECVQ):
+        if not w[w[s + SG_G] + G_DECIDE] and w[s + SG_MSG] & HDR_SPILLED:  # it was about to be given that
+            block = w[s + SG_MSG + 1]
+            state = REC_CARRIES if w[s + SG_MSG] & HDR_HAS_HANDLES else REC_CACHED
+            if w[block] & REC_STATE == REC_LIVE:
+                w[block] = w[block] & ~REC_STATE | state
+            w[s + SG_MSG] = 0
     s = first(w, ch + CH_SENDQ)
     if s and w[s + SG_SEQ] == w[ch + CH_TAIL] + 1 and won(w, s):
         w[ch + CH_TAIL] = w[s + SG_SEQ]  # its message is in the buffer already
@@ -313,6 +376,22 @@ def repair(t: Thread, ch: int) -> list[int]:
     while first(w, ch + CH_SENDQ) and w[ch + CH_TAIL] - w[ch + CH_HEAD] < w[ch + CH_CAP]:
         woken.append(admit(t, ch))
     return [g for g in woken if g]
+
+
+def names(w: Any, ch: int) -> list[int]:
+    """The blocks that the channel names. Lock: its."""
+    cap, ring = w[ch + CH_CAP], w[ch + CH_RING]
+    found = []
+    places = []
+    if ring:
+        found.append(ring - BLOCK_DATA)
+        places += [ring + i % cap * SLOT_MSG_WORDS for i in range(w[ch + CH_HEAD], w[ch + CH_TAIL])]
+    for s in waitq.sudogs(w, ch + CH_SENDQ):
+        if w[s + SG_SELECT] == GIVEN_BACK:
+            found.append(s - BLOCK_DATA)
+        if not w[w[s + SG_G] + G_DECIDE]:
+            places.append(s + SG_MSG)
+    return found + [w[at + 1] for at in places if w[at] & HDR_SPILLED]
 
 
 def won(w: Any, s: int) -> bool:

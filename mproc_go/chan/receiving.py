@@ -14,7 +14,7 @@ from mproc_go.chan.end import NOT_PLAIN, End, give_back
 from mproc_go.chan.sending import BATCH
 from mproc_go.codec import wire
 from mproc_go.errors import RECV_ON_CLOSED, ChanClosed, WouldBlock
-from mproc_go.runtime.message import Body, copy, discard, fetch, open_message
+from mproc_go.runtime.message import Body, copy, discard, open_message, own
 from mproc_go.runtime.park import park
 from mproc_go.runtime.process import M, deadline_of, integer, seconds, whole
 from mproc_go.sched import states, waitq
@@ -35,7 +35,9 @@ from mproc_go.shm.layout import (
     SG_LINK,
     SG_MSG,
     SG_PREV,
+    SG_RECEIVES,
     SG_SELECT,
+    SG_SEQ,
     SLOT_MSG_WORDS,
 )
 
@@ -83,7 +85,8 @@ class Receiving(End, Generic[T]):
                 at = self._ring + head % self._cap * SLOT_MSG_WORDS
                 hdr = w[at]
                 if hdr & NOT_PLAIN:
-                    body = fetch(w, m.mem, at)[1]
+                    body = w[at + 1]
+                    own(m, hdr, body)
                     w[ch + CH_HEAD] = head + 1  # publishes
                     lock.release()
                     w[ph] = 0
@@ -144,7 +147,11 @@ class Receiving(End, Generic[T]):
             at = s + SG_MSG
             hdr = w[at]
             at = at * 8 + 8
-            body = fetch(w, m.mem, s + SG_MSG)[1] if hdr & NOT_PLAIN else m.mem[at : at + (hdr & HDR_LEN_MASK)]
+            if hdr & NOT_PLAIN:
+                body = w[s + SG_MSG + 1]
+                own(m, hdr, body)
+            else:
+                body = m.mem[at : at + (hdr & HDR_LEN_MASK)]
             g = w[s + SG_G]
             w[g + G_DECIDE] = m.decides  # publishes: sent and received
             following = w[s + SG_LINK]
@@ -156,7 +163,7 @@ class Receiving(End, Generic[T]):
             m.ready(g)
             if hdr & NOT_PLAIN:
                 return open_message(m, hdr, body), True
-            return wire.decode(hdr, body), True  # type: ignore[arg-type]
+            return wire.decode(hdr, body), True
         if s or w[ch + CH_TAIL] != w[ch + CH_HEAD] or w[ch + CH_CLOSED]:
             outcome, hdr, body, g = ops.recv(m, ch)
         else:
@@ -164,6 +171,8 @@ class Receiving(End, Generic[T]):
         if outcome == ops.MUST_WAIT and (timeout is None or timeout > 0):
             me = m.g
             s = me + G_SUDOG
+            w[s + SG_MSG] = 0
+            w[s + SG_SEQ] = SG_RECEIVES
             if w[me + G_STATUS] == states.RUNNING:
                 w[me + G_DECIDE] = 0
                 w[me + G_STATUS] = _WAITING
@@ -182,7 +191,7 @@ class Receiving(End, Generic[T]):
                 decision = park(m, lock, ch + CH_RECVQ, deadline)
             except BaseException:
                 if w[me + G_DECIDE] & OUT_MASK == OUT_OK and not w[H_STOP]:  # Ctrl-C in the moment it came
-                    give_back(m, lock, ch, *fetch(w, m.mem, me + G_SUDOG + SG_MSG))
+                    give_back(m, lock, ch, *ops.take_given(m, s))
                 raise
             if decision & OUT_MASK != OUT_OK:
                 if decision:
@@ -191,7 +200,7 @@ class Receiving(End, Generic[T]):
             at = s + SG_MSG
             hdr = w[at]
             if hdr & NOT_PLAIN:
-                return open_message(m, *fetch(w, m.mem, at)), True
+                return open_message(m, *ops.take_given(m, s)), True
             at = at * 8 + 8
             return wire.decode(hdr, m.mem[at : at + (hdr & HDR_LEN_MASK)]), True
         m.leave(lock)
@@ -200,7 +209,7 @@ class Receiving(End, Generic[T]):
                 m.ready(g)
             if hdr & NOT_PLAIN:
                 return open_message(m, hdr, body), True
-            return wire.decode(hdr, body), True  # type: ignore[arg-type]
+            return wire.decode(hdr, body), True
         if outcome == ops.CLOSED:
             return None, False
         raise TimeoutError("channel receive: nothing is there")

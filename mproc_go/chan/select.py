@@ -23,7 +23,7 @@ from mproc_go.chan.sending import Sending
 from mproc_go.codec import wire
 from mproc_go.errors import SEND_ON_CLOSED, ChanClosed
 from mproc_go.runtime import process as rt
-from mproc_go.runtime.message import Body, discard, fetch, open_message, put, stow
+from mproc_go.runtime.message import Body, discard, let_go, open_message, put, stow
 from mproc_go.runtime.process import M, deadline_of, seconds
 from mproc_go.sched import states, waitq
 from mproc_go.shm.layout import (
@@ -31,6 +31,7 @@ from mproc_go.shm.layout import (
     CH_SENDQ,
     G_DECIDE,
     H_STOP,
+    HDR_SPILLED,
     OUT_CLOSED,
     OUT_MASK,
     OUT_OK,
@@ -175,7 +176,7 @@ def _select(m: M, channels: list[_Case], fallback: int, timeout: float | None) -
         if wait:
             for case in channels:
                 case.sudog = take(m, POOL_SUDOG) + SUDOG_BODY
-                m.w[case.sudog + SG_G] = 0
+                m.w[case.sudog + SG_MSG] = 0
         if wait and m.waits():
             m.begin_wait(states.SELECT)  # raises, while no lock is held
         _enter(m, locks)
@@ -199,17 +200,20 @@ def _select(m: M, channels: list[_Case], fallback: int, timeout: float | None) -
         if not decision:
             raise TimeoutError(f"select: nothing was ready within {timeout} s")
         chosen = _chosen(channels, decision)
+        if chosen.hdr and decision & OUT_MASK == OUT_OK:
+            m.w[chosen.sudog + SG_MSG] = 0  # it is there no more
         if decision & OUT_MASK == OUT_CLOSED:
             return _finish(m, chosen, ops.CLOSED, 0, b"")
         if chosen.hdr:
             return _finish(m, chosen, ops.DONE, 0, b"")
-        return _finish(m, chosen, ops.DONE, *fetch(m.w, m.mem, chosen.sudog + SG_MSG))
+        return _finish(m, chosen, ops.DONE, *ops.take_given(m, chosen.sudog))
     except BaseException as error:
         m.left(error)
         raise
     finally:
         for case in channels:
             if case.sudog:
+                ops.take_given(m, case.sudog)  # what was not sent is ours again
                 give(m, POOL_SUDOG, case.sudog - SUDOG_BODY)
 
 
@@ -263,8 +267,11 @@ def _enqueue(m: M, case: _Case, g: int) -> None:
     w[s + SG_SEQ] = 0 if case.hdr else SG_RECEIVES
     w[s + SG_SELECT] = 1
     put(w, m.mem, s + SG_MSG, case.hdr, case.body)
-    w[s + SG_G] = g  # from here on the reaper goes by what it says
+    w[s + SG_G] = g
+    w[s - SUDOG_BODY] = m.live  # from here on the reaper goes by what it says
     waitq.enqueue(w, case.queue, s)
+    if case.hdr & HDR_SPILLED:
+        let_go(m, case.body)
 
 
 def _park(m: M, channels: list[_Case], locks: list[Lock], deadline: float | None) -> int:
@@ -279,8 +286,9 @@ def _park(m: M, channels: list[_Case], locks: list[Lock], deadline: float | None
             case = _chosen(channels, decision)
             if case.hdr:
                 case.queue = 0
+                m.w[case.sudog + SG_MSG] = 0
             else:
-                give_back(m, case.lock, case.ch, *fetch(m.w, m.mem, case.sudog + SG_MSG))
+                give_back(m, case.lock, case.ch, *ops.take_given(m, case.sudog))
         raise
     late = _withdraw(m, channels, locks)
     if not decision and late:

@@ -17,11 +17,15 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import ClassVar, NoReturn, Self
 
+from mproc_go.errors import EncodeError
+from mproc_go.shm.layout import MSG_HANDLES
+
 __all__ = [
     "HANDLE_TYPES",
     "HOMES",
     "OPENERS",
     "Handle",
+    "entries",
     "handle_table",
     "open_handle",
     "pack_table",
@@ -140,8 +144,14 @@ def open_handle(kind: int, base: int, gen: int) -> Handle:
 
 
 def pack_table(triples: Sequence[Triple]) -> bytes:
-    """Return the table that a message with these handles begins with."""
+    """Return the table that a message with these handles begins with.
+
+    Raises:
+        EncodeError: there are too many.
+    """
     n = len(triples)
+    if n > MSG_HANDLES:
+        raise EncodeError(f"a message holds up to {MSG_HANDLES:,} handles, not {n:,}: send fewer at a time")
     if n == 1:
         return _SMALL[1].pack(1, *triples[0])
     flat = [word for triple in triples for word in triple]
@@ -178,5 +188,9 @@ def split_table(data: bytes | bytearray | memoryview) -> tuple[list[Triple], mem
     end = _WORD_BYTES + n * _ENTRY_BYTES
     if n == 1:
         return [_read_entry.unpack_from(view, _WORD_BYTES)], view[end:]
-    triples: list[Triple] = list(_read_entry.iter_unpack(view[_WORD_BYTES:end]))
-    return triples, view[end:]
+    return entries(view[_WORD_BYTES:end]), view[end:]
+
+
+def entries(data: bytes | memoryview) -> list[Triple]:
+    """The handles of a table, from the bytes behind its count."""
+    return list(_read_entry.iter_unpack(data))

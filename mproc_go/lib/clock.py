@@ -27,6 +27,8 @@ from mproc_go.runtime import message, refs, spawn
 from mproc_go.runtime import process as rt
 from mproc_go.runtime.handle import SharedHandle, register
 from mproc_go.runtime.process import M, whole
+from mproc_go.sched import repairs
+from mproc_go.shm import counts
 from mproc_go.shm.layout import (
     CH_HEAD,
     CH_SENDQ,
@@ -46,6 +48,7 @@ from mproc_go.shm.layout import (
     TM_TIMED,
     object_lock,
 )
+from mproc_go.shm.thread import Thread
 
 _LOOK = 1
 _WHAT = "a time is a number of seconds"
@@ -77,7 +80,7 @@ class _Clock(SharedHandle):
     @property
     def c(self) -> Chan[float]:
         """The channel it sends on; what it sends is ``time.time()``. None where it calls a function instead."""
-        if self._c is None and not self._m().w[self._base + TM_CALL + 1]:
+        if self._c is None and not self._m().w[self._base + TM_CALL]:
             self._c = Chan._open(self._base, self._gen)
         return self._c  # type: ignore[return-value] # nobody expects None who did not ask for a function
 
@@ -89,7 +92,7 @@ class _Clock(SharedHandle):
         if w[H_STOP]:
             m.interrupted()
         m.enter(self._lock)
-        active, look = arm(w, base, when, period, m.process.host)
+        active, look = arm(m, base, when, period, m.process.host)
         m.leave(self._lock)
         if look:
             alarm.of(m).look_at(m, when, base, self._gen, _LOOK)
@@ -214,34 +217,44 @@ def after_func(seconds: float, fn: Callable[..., Any], /, *args: Any, **kwargs: 
         raise
     w, base = m.w, timer._base
     timer._c = None
-    w[base + TM_CALL] = hdr
-    w[base + TM_CALL + 1] = body
     w[base + O_KIND] = KIND_TIMER  # what it is to whoever frees it, now that no channel handle is left
+    w[base + TM_CALL + 1] = body
+    w[base + TM_CALL] = hdr  # publishes
+    message.let_go(m, body)
     timer._set(when, 0)
     return timer
 
 
 # ---------------------------------------------------------------- under the channel's lock
-def arm(w: Any, base: int, when: int, period: int, host: int) -> tuple[bool, bool]:
+def arm(t: Thread, base: int, when: int, period: int, host: int) -> tuple[bool, bool]:
     """Set the timer, 0 to stop it; return whether it was active, and whether our alarm must be told.
 
     What was sent and not received is taken back, and counts as active. Who sets it looks at it: the process whose alarm
     was to look may be dead, and nobody would. `host`: slot of this process. Lock: the channel's.
     """
+    w = t.w
     active = w[base + TM_DEADLINE] != 0
     if w[base + CH_HEAD] != w[base + CH_TAIL] and not w[base + CH_SENDQ]:
         w[base + CH_HEAD] = w[base + CH_TAIL]
         active = True
     w[base + TM_PERIOD] = period
-    if w[base + TM_CALL + 1]:  # a call to come keeps its timer: nobody else may do so
-        w[base + R_REFS] += bool(when) - (w[base + TM_DEADLINE] != 0)
     look = bool(when) and not (0 < w[base + TM_LOOK] <= when and w[base + TM_LOOKER] == host)
     if look:  # before the deadline: dead after this, whoever looks instead sees what was set
         w[base + TM_LOOKER] = host
-    w[base + TM_DEADLINE] = when  # publishes
+    _set_deadline(t, base, when)
     if look:
         w[base + TM_LOOK] = when
     return active, look
+
+
+def _set_deadline(t: Thread, base: int, when: int) -> None:
+    """Store when it fires. A call to come keeps its timer: nobody else may do so. Lock: the channel's."""
+    w = t.w
+    kept = bool(when) - (w[base + TM_DEADLINE] != 0) if w[base + TM_CALL] else 0
+    if kept:
+        counts.count_locked(t, base, kept, base + TM_DEADLINE, when)  # publishes
+    else:
+        w[base + TM_DEADLINE] = when  # publishes
 
 
 def next_tick(when: int, period: int, now: int) -> int:
@@ -252,33 +265,44 @@ def next_tick(when: int, period: int, now: int) -> int:
 def _look(m: M, base: int, gen: int, when: int) -> int:
     """Fire the timer if it is due; return when to look again. Runs: in an alarm."""
     w = m.w
+    refs = m.process.refs
+
+    def alive() -> bool:
+        return bool(w[base + R_GEN] == gen and w[base + R_REFS] and w[base + TM_LOOK] == when)
+
+    if not refs.open_if(m, base, alive):  # else it stays while we look
+        return 0
+    try:
+        return _fire(m, base)
+    finally:
+        refs.drop(m, w[base + O_KIND], base)
+
+
+def _fire(m: M, base: int) -> int:
+    """Fire the timer, which we have a handle of, if it is due; return when to look again."""
+    w = m.w
     lock = m.locks[object_lock(base)]
     hdr, body = message.pack(m, time.time())
     now = time.monotonic_ns()
-    g = call = 0
+    g = 0
     m.enter(lock)
-    if w[base + R_GEN] != gen or not w[base + R_REFS] or w[base + TM_LOOK] != when:
-        m.leave(lock)
-        return 0
     w[base + TM_LOOKER] = m.process.host
     due = w[base + TM_DEADLINE]
-    if due and due <= now:
-        call = w[base + TM_CALL + 1]
+    fires = due and due <= now
+    call = w[base + TM_CALL]
+    if fires:
         outcome = ops.DONE
         if not call:
             outcome, g = ops.send(m, base, hdr, body)
         period = w[base + TM_PERIOD]
-        w[base + TM_DEADLINE] = next_tick(due, period, now) if period and outcome != ops.CLOSED else 0
+        _set_deadline(m, base, next_tick(due, period, now) if period and outcome != ops.CLOSED else 0)
     again = w[base + TM_LOOK] = w[base + TM_DEADLINE]
     m.leave(lock)
     if g:
         m.ready(g)
-    if call:
-        try:
-            fn, args, kwargs = message.copy(m, w[base + TM_CALL], call)
-            spawn.spawn(m, fn, args, kwargs, False)
-        finally:
-            m.process.refs.release(m, [(KIND_TIMER, base, gen)])
+    if fires and call:
+        fn, args, kwargs = message.copy(m, call, w[base + TM_CALL + 1])
+        spawn.spawn(m, fn, args, kwargs, False)
     return int(again)
 
 
@@ -308,11 +332,14 @@ alarm.register(
 
 
 def _destroy(m: M, base: int) -> None:
-    w = m.w
-    if w[base + TM_CALL + 1]:
-        message.discard(m, w[base + TM_CALL], w[base + TM_CALL + 1])
+    message.discard_at(m, base + TM_CALL)
     refs.DESTROY[KIND_CHAN](m, base)
 
 
+def _names(w: Any, base: int) -> list[int]:
+    return ops.names(w, base) + ([w[base + TM_CALL + 1]] if w[base + TM_CALL] else [])
+
+
 register(Timer, _destroy)
+repairs.NAMES[KIND_TIMER] = _names
 register(Ticker, _destroy)

@@ -49,12 +49,9 @@ from mproc_go.shm.layout import (
     CX_WALL,
     CX_WITHOUT,
     H_STOP,
-    KIND_CHAN,
     KIND_CONTEXT,
     L_CONTEXT,
-    O_KIND,
     POOL_OBJECT,
-    R_REFS,
 )
 
 _LOOK = 2
@@ -250,10 +247,8 @@ class _Node(SharedHandle, Context):
         m.enter(lock)
         first = w[base + CX_STATE] == CX_ACTIVE
         w[base + CX_STATE] = w[base + CX_STATE] or CX_CANCELED
-        linked = tree.unlink(w, base)
+        tree.unlink(m, base)  # we hold it
         m.leave(lock)
-        if linked:
-            m.process.refs.release(m, [(KIND_CONTEXT, base, self._gen)])
         return bool(first)
 
     def __repr__(self) -> str:
@@ -399,15 +394,13 @@ def after_func(ctx: Context, fn: Callable[..., Any], /, *args: Any, **kwargs: An
     w, base = m.w, node._base
     owner = ctx._canceler if isinstance(ctx, _Node) else 0
     if owner:
-        w[base + R_REFS] += 1  # the list's; nobody else knows the record yet
         lock = m.locks[L_CONTEXT]
         m.enter(lock)
-        ended = not tree.link(w, base, owner)
+        ended = not tree.link(m, base, owner)
         if ended:
             w[base + CX_STATE] = w[owner + CX_STATE] | CX_INHERITED
         m.leave(lock)
         if ended:
-            m.process.refs.release(m, [(KIND_CONTEXT, base, node._gen)])
             spawn.spawn(m, fn, args, kwargs, False)
     return node._stop
 
@@ -441,7 +434,7 @@ def _node(
 ) -> _Node:
     """A context of that role, with what it has from its parent. The messages (spilled, or none) are its from then on.
 
-    Crash: the kind is the last store, and what the record refers to is counted before.
+    Crash: what it refers to, and its messages, come one by one once it is live: it is destroyed with what it has then.
     """
     if isinstance(parent, _Node):
         parent._m()  # of this runtime
@@ -453,21 +446,20 @@ def _node(
     w[base + CX_ROLE] = role
     if isinstance(parent, _Node):
         above = parent._base
-        m.process.refs.retain(m, [(KIND_CONTEXT, above, parent._gen)])
-        w[base + CX_PARENT] = above
-        w[base + CX_PARENT_GEN] = parent._gen
         if role != CX_WITHOUT:
             w[base + CX_CANCELER] = w[above + CX_CANCELER]
             w[base + CX_DEADLINE] = w[above + CX_DEADLINE]
             w[base + CX_WALL] = w[above + CX_WALL]
+    node._made(m, base, KIND_CONTEXT)
+    if isinstance(parent, _Node):
+        m.process.refs.refer(m, base + CX_PARENT, parent._base)
     if channel is not None:
-        m.process.refs.retain(m, [(KIND_CHAN, channel._base, channel._gen)])
-        w[base + CX_DONE] = channel._base
-        w[base + CX_DONE_GEN] = channel._gen
+        m.process.refs.refer(m, base + CX_DONE, channel._base)
     for word, (hdr, body) in ((CX_KEY, key), (CX_MSG, msg)):
-        w[base + word] = hdr
-        w[base + word + 1] = body or 0
-    w[base + O_KIND] = KIND_CONTEXT  # last: whoever walks all objects now finds a whole one
+        if hdr:
+            w[base + word + 1] = body or 0  # a constant needs no block
+            w[base + word] = hdr  # publishes
+            message.let_go(m, body)
     node._bind(m, base, node._gen)
     node._up = parent
     return node
@@ -486,7 +478,7 @@ def cancelable(parent: Context) -> _Node:
     if owner:
         lock = m.locks[L_CONTEXT]
         m.enter(lock)
-        ended = not tree.link(w, base, owner)
+        ended = not tree.link(m, base, owner)
         if ended:
             w[base + CX_STATE] = w[owner + CX_STATE] | CX_INHERITED
         m.leave(lock)

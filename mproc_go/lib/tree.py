@@ -28,9 +28,11 @@ from typing import Any
 from mproc_go.chan import ops
 from mproc_go.runtime import message, spawn
 from mproc_go.runtime.process import M
-from mproc_go.sched import repairs
+from mproc_go.sched import orphans, repairs
+from mproc_go.shm import counts
 from mproc_go.shm.layout import (
     CX_ACTIVE,
+    CX_CANCEL,
     CX_CHILD,
     CX_DONE,
     CX_DONE_GEN,
@@ -47,6 +49,7 @@ from mproc_go.shm.layout import (
     CX_PREV,
     CX_ROLE,
     CX_STATE,
+    HDR_SPILLED,
     KIND_CHAN,
     KIND_CONTEXT,
     L_CONTEXT,
@@ -61,34 +64,44 @@ from mproc_go.shm.thread import Thread
 # ---------------------------------------------------------------- lists; lock: L_CONTEXT
 
 
-def link(w: Any, base: int, owner: int) -> bool:
-    """Put a context into the list of `owner`, unless that has ended; return whether it is in."""
+def link(t: Thread, base: int, owner: int) -> bool:
+    """Put a context into the list of `owner`, unless that has ended; return whether it is in.
+
+    Of a hook the list is a reference: the link that publishes it is counted with it.
+    """
+    w = t.w
     if w[owner + CX_STATE]:
         return False
     first = w[owner + CX_CHILD]
     w[base + CX_NEXT] = first
     w[base + CX_PREV] = 0
     w[base + CX_OWNER] = owner
-    w[owner + CX_CHILD] = base  # publishes
+    _set_link(t, owner + CX_CHILD, base, base, 1)  # publishes
     if first:
         w[first + CX_PREV] = base
     return True
 
 
-def unlink(w: Any, base: int) -> bool:
-    """Take a context out of the list it is in; return whether it was in one."""
+def unlink(t: Thread, base: int) -> bool:
+    """Take a context out of the list it is in; return whether that was its last reference (of a hook), and it ends."""
+    w = t.w
     owner = w[base + CX_OWNER]
     if not owner:
         return False
     before, following = w[base + CX_PREV], w[base + CX_NEXT]
-    if before:
-        w[before + CX_NEXT] = following  # publishes
-    else:
-        w[owner + CX_CHILD] = following  # publishes
+    refs = _set_link(t, before + CX_NEXT if before else owner + CX_CHILD, following, base, -1)  # publishes
     if following:
         w[following + CX_PREV] = before
     w[base + CX_OWNER] = 0
-    return True
+    return not refs
+
+
+def _set_link(t: Thread, at: int, value: int, base: int, by: int) -> int:
+    """Store a link to `base`, or past it; of a hook it is a reference. Returns: its references, of others 1."""
+    if t.w[base + CX_ROLE] == CX_HOOK:
+        return counts.count(t, base, by, at, value, 1)
+    t.w[at] = value
+    return 1
 
 
 def members(w: Any, owner: int) -> list[int]:
@@ -144,7 +157,7 @@ def end(m: M, base: int, state: int, hdr: int = 0, body: message.Body = 0) -> bo
         owner = todo.pop()
         close_done(m, owner)
         while taken := _take(m, owner):
-            for member, gen, is_hook in taken:
+            for member, is_hook in taken:
                 if not is_hook:
                     todo.append(member)
                     continue
@@ -152,9 +165,9 @@ def end(m: M, base: int, state: int, hdr: int = 0, body: message.Body = 0) -> bo
                     _call(m, member)
                 except Exception as error:  # no room for its goroutine: the others still end
                     failed = error
-                m.process.refs.release(m, [(KIND_CONTEXT, member, gen)])
+                m.process.refs.drop(m, KIND_CONTEXT, member)
         if owner != base:
-            m.process.refs.release(m, [(KIND_CONTEXT, owner, m.w[owner + R_GEN])])
+            m.process.refs.drop(m, KIND_CONTEXT, owner)
     if failed is not None:
         raise failed
     return first
@@ -171,7 +184,9 @@ def _begin(m: M, base: int, state: int, hdr: int, body: message.Body) -> bool:
             w[base + CX_MSG] = hdr
             w[base + CX_MSG + 1] = body
         w[base + CX_STATE] = state  # publishes
-        unlink(w, base)
+        if body:
+            message.let_go(m, body)
+        unlink(m, base)
     m.leave(lock)
     return first
 
@@ -192,31 +207,25 @@ def close_done(m: M, base: int) -> None:
 _BATCH = 16
 
 
-def _take(m: M, owner: int) -> list[tuple[int, int, bool]]:
-    """End members and take them off the list: (base, generation, whether it is a hook), each with a reference.
+def _take(m: M, owner: int) -> list[tuple[int, bool]]:
+    """End members and take them off the list: (base, whether it is a hook), each with a handle.
 
-    The references are the caller's, who does the rest: closes their channels, or calls the hooks.
+    The handles are the caller's, who does the rest: closes their channels, or calls the hooks.
     """
     w = m.w
-    taken: list[tuple[int, int, bool]] = []
+    refs = m.process.refs
+    taken: list[tuple[int, bool]] = []
     lock = m.locks[L_CONTEXT]
     m.enter(lock)
     inherited = w[owner + CX_STATE] | CX_INHERITED
     while len(taken) < _BATCH and (base := w[owner + CX_CHILD]):
-        is_hook = w[base + CX_ROLE] == CX_HOOK
-        if is_hook:  # the list's reference becomes ours
-            alive = True
-        else:
-            guard = m.locks[object_lock(base)]
-            m.enter(guard, 1)
-            alive = w[base + R_REFS] != 0
-            if alive:
-                w[base + R_REFS] += 1
-            m.leave(guard, 1)
+        # Else nobody can see any more whether it ended.
+        alive = refs.open_if(m, base, lambda base=base: w[base + R_REFS] != 0, 1)  # type: ignore[misc]
         w[base + CX_STATE] = inherited  # publishes
-        unlink(w, base)
-        if alive:  # else nobody can see any more whether it ended
-            taken.append((base, w[base + R_GEN], is_hook))
+        is_hook = w[base + CX_ROLE] == CX_HOOK
+        unlink(m, base)
+        if alive:
+            taken.append((base, is_hook))
     m.leave(lock)
     return taken
 
@@ -228,6 +237,7 @@ def finish(t: Thread, contexts: Sequence[int]) -> list[int]:
     """
     w = t.w
     woken: list[int] = []
+    unwanted: list[int] = []
     lock = t.locks[L_CONTEXT]
     todo = list(contexts)
     while todo:
@@ -238,8 +248,12 @@ def finish(t: Thread, contexts: Sequence[int]) -> list[int]:
             if w[base + CX_ROLE] != CX_HOOK:
                 todo.append(base)
             w[base + CX_STATE] = ended | CX_INHERITED  # publishes
-            unlink(w, base)
+            if unlink(t, base):
+                unwanted.append(base)
         t.leave(lock)
+        for base in unwanted:
+            orphans.put(t, base)
+        unwanted.clear()
         channel = w[owner + CX_DONE]
         if ended and channel:
             guard = t.locks[object_lock(channel)]
@@ -259,18 +273,13 @@ def _call(m: M, hook: int) -> None:
 def look(m: M, base: int, gen: int, when: int) -> int:
     """End a context whose deadline has come. Runs: in an alarm; returns when to look again: never."""
     w = m.w
-    lock = m.locks[object_lock(base)]
-    m.enter(lock)
-    alive = w[base + R_GEN] == gen and w[base + R_REFS] != 0 and w[base + CX_LOOK] == when
-    if alive:
-        w[base + R_REFS] += 1
-    m.leave(lock)
-    if alive:
+    refs = m.process.refs
+    if refs.open_if(m, base, lambda: w[base + R_GEN] == gen and w[base + R_REFS] != 0 and w[base + CX_LOOK] == when):
         try:
             if not w[base + CX_STATE]:
                 end(m, base, CX_EXCEEDED)
         finally:
-            m.process.refs.release(m, [(KIND_CONTEXT, base, gen)])
+            refs.drop(m, KIND_CONTEXT, base)
     return 0
 
 
@@ -290,27 +299,41 @@ def references(w: Any, base: int) -> list[tuple[int, int, int]]:
     return found
 
 
+def names(w: Any, base: int) -> list[int]:
+    """The blocks of its messages."""
+    return [w[at + 1] for at in messages(w, base) if w[at] & HDR_SPILLED]
+
+
+def messages(w: Any, base: int) -> list[int]:
+    """Where its messages lie. The cause is none before the end that it is of."""
+    ended = w[base + CX_ROLE] != CX_CANCEL or w[base + CX_STATE]
+    return [base + CX_KEY, base + CX_MSG] if ended else [base + CX_KEY]
+
+
 def destroy(m: M, base: int) -> None:
     """Free a context nobody can reach any more."""
     w = m.w
+    refs = m.process.refs
     lock = m.locks[L_CONTEXT]
-    hooks = []
+    unwanted = []
     m.enter(lock)
-    unlink(w, base)
+    unlink(m, base)
     # Members other than hooks would have kept it alive. A hook of what can never end is never called.
     while hook := w[base + CX_CHILD]:
-        unlink(w, hook)
-        hooks.append((KIND_CONTEXT, hook, w[hook + R_GEN]))
+        if unlink(m, hook):
+            unwanted.append(hook)
     m.leave(lock)
-    for word in (CX_KEY, CX_MSG):
-        if w[base + word + 1]:
-            message.discard(m, w[base + word], w[base + word + 1])
-    held = references(w, base)
+    for hook in unwanted:
+        refs.destroy(m, KIND_CONTEXT, hook)
+    for at in messages(w, base):
+        message.discard_at(m, at)
     w[base + CX_LOOK] = 0
+    refs.unrefer(m, base + CX_PARENT, KIND_CONTEXT)
+    refs.unrefer(m, base + CX_DONE, KIND_CHAN)
     w[base + R_GEN] += 1
     give(m, POOL_OBJECT, base)
-    m.process.refs.release(m, held + hooks)
 
 
 repairs.UNDER_LOCK[L_CONTEXT] = (KIND_CONTEXT, repair)
 repairs.FINISH[KIND_CONTEXT] = finish
+repairs.NAMES[KIND_CONTEXT] = names

@@ -41,7 +41,7 @@ from mproc_go.shm.layout import (
     WORD,
     slot_base,
 )
-from mproc_go.shm.pool import give_block, records
+from mproc_go.shm.pool import give_block, own_block, records
 from mproc_go.shm.thread import Thread
 
 # The folder of this library: frames whose file is in it are ours, all others the user's.
@@ -86,15 +86,19 @@ def collect(t: Thread, number: int, slots: Iterable[int]) -> dict[int, str]:
                 open_.discard(slot)
             elif w[base + M_REPLIED] == number:
                 open_.discard(slot)
-                texts.update(_read(t, w[base + M_REPLY]))
+                texts.update(take_reply(t, slot))
         time.sleep(0.0005)
     return texts
 
 
-def _read(t: Thread, block: int) -> dict[int, str]:
-    """Entries of a reply: blocks of text that begin with a header line; frees the block."""
+def take_reply(t: Thread, slot: int) -> dict[int, str]:
+    """Entries of the last reply of a slot: blocks of text that begin with a header line; frees it."""
+    at = slot_base(slot) + M_REPLY
+    block = t.w[at]
     if not block:
         return {}
+    own_block(t, block)
+    t.w[at] = 0  # publishes: it is ours
     length = t.w[block + BLOCK_DATA]
     start = (block + BLOCK_DATA + 1) * WORD
     text = bytes(t.mem[start : start + length]).decode(errors="replace")

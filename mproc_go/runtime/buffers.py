@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from mproc_go.codec.handles import Triple
 from mproc_go.runtime.handle import SharedHandle, register
+from mproc_go.sched import repairs
 from mproc_go.shm.layout import (
     BLOCK_DATA,
     KIND_BUFFER,
@@ -32,9 +33,10 @@ from mproc_go.shm.layout import (
     POOL_OBJECT,
     R_GEN,
     R_REFS,
+    REFS_MASK,
     WORD,
 )
-from mproc_go.shm.pool import acquire, block_pool, give, give_block, take
+from mproc_go.shm.pool import acquire, block_pool, give, give_block, own_block, put_block, take
 
 if TYPE_CHECKING:
     from mproc_go.runtime.process import M, Process
@@ -48,8 +50,7 @@ def new_memory(m: M, kind: int, n_bytes: int, zeroed: bool = False) -> int:
     Raises:
         SharedMemoryFull: no room.
 
-    Crash: the record bears our bit before it has a block, and the block is one of our cache until the record names it:
-    the reaper finds both at every moment. Twin: supervisor/reaper.py.
+    Crash: the record is live, with our bit, before it has a block, and the block is ours until the record names it.
     """
     refs = m.process.refs
     refs.settle(m)
@@ -59,6 +60,7 @@ def new_memory(m: M, kind: int, n_bytes: int, zeroed: bool = False) -> int:
     refs.adopt(w, base)
     w[base + MB_BLOCK] = 0
     w[base + O_KIND] = kind
+    w[base] = m.live  # publishes
     try:
         block, fresh = acquire(m, n_bytes + _BEFORE_BYTES)
         try:
@@ -69,7 +71,7 @@ def new_memory(m: M, kind: int, n_bytes: int, zeroed: bool = False) -> int:
         finally:
             w[base + MB_BYTES] = n_bytes
             w[base + MB_BLOCK] = block  # publishes: it goes with the record
-            w[block] = m.live
+            put_block(m, block)
     except BaseException:  # no room, or Ctrl-C in the middle of zeroing
         refs.drop(m, kind, base)
         raise
@@ -118,7 +120,7 @@ def open_view(m: M, base: int, gen: int, mine: bool) -> memoryview:
     w = m.w
     m.process.refs.records.check(w, KIND_BUFFER, base, gen)
     # The message itself: nobody else has a handle of it, or can get one.
-    alone = mine and w[base + R_REFS] & 0xFFFFFFFF == 1
+    alone = mine and w[base + R_REFS] & REFS_MASK == 1
     return view_of(m, Buffer._open(base, gen), not alone)
 
 
@@ -155,9 +157,17 @@ def free_memory(m: M, base: int) -> None:
     w = m.w
     block = w[base + MB_BLOCK]
     if block:
+        own_block(m, block)
+        w[base + MB_BLOCK] = 0  # publishes
         give_block(m, block, w[base + MB_BYTES] + _BEFORE_BYTES)
     w[base + R_GEN] += 1
     give(m, POOL_OBJECT, base)
 
 
+def names(w: Any, base: int) -> list[int]:
+    """The block of a record, if it has one."""
+    return [w[base + MB_BLOCK]] if w[base + MB_BLOCK] else []
+
+
 register(Buffer, free_memory)
+repairs.NAMES[KIND_BUFFER] = names

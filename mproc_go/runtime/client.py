@@ -76,7 +76,8 @@ class ClientM(M):
         waitq.settle_sudog(w, g)
         spawned = w[self.base + M_SPAWNED] + 1
         w[g + G_CLIENT_COUNT] = spawned  # tells the reaper whether it was counted
-        w[g + G_STATUS] = states.RUNNING  # publishes
+        w[g + G_STATUS] = states.RUNNING
+        w[g] = self.live  # publishes
         w[self.base + M_SPAWNED] = spawned
 
     def park(self, deadline: float | None = None) -> int:

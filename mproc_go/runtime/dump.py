@@ -30,7 +30,7 @@ from mproc_go.shm.layout import (
     WORD,
     slot_base,
 )
-from mproc_go.shm.pool import take_block
+from mproc_go.shm.pool import put_block, take_block
 
 _MACHINERY = tuple(PACKAGE + layer + os.sep for layer in rt.LAYERS)
 _RUN = os.path.join(PACKAGE, "tools", "run.py")
@@ -83,7 +83,10 @@ def answer(m: Any) -> None:
         w[block + BLOCK_DATA] = len(data)
         start = (block + BLOCK_DATA + 1) * WORD
         m.mem[start : start + len(data)] = data
+    eyes.take_reply(m, m.slot)  # nobody waited for it that long
     w[m.base + M_REPLY] = block
+    if block:
+        put_block(m, block)
     w[m.base + M_REPLIED] = number  # publishes
 
 

@@ -76,7 +76,7 @@ class SharedHandle(handles.Handle):
         self._lock = m.locks[object_lock(base)]
 
     def _make(self, m: M, pool: int) -> int:
-        """Take a record and be its first handle; return its base. The caller fills it."""
+        """Take a record and be its first handle; return its base. The caller fills it, and calls :meth:`_made`."""
         if m.w[H_STOP]:
             m.interrupted()
         # Handles that died in critical sections are worked off first, so that a program that only makes and drops
@@ -87,6 +87,11 @@ class SharedHandle(handles.Handle):
         m.process.refs.adopt(m.w, base)
         SharedHandle._bind(self, m, base, m.w[base + R_GEN])
         return base
+
+    def _made(self, m: M, base: int, kind: int) -> None:
+        """Say what the record is: whoever walks all objects now finds a whole one."""
+        m.w[base + O_KIND] = kind
+        m.w[base] = m.live  # publishes
 
     @classmethod
     def _open(cls, base: int, gen: int) -> Self:

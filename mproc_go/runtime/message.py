@@ -8,7 +8,7 @@ Large buffers travel beside it, as handles of memory of their own (runtime/buffe
 in once, whatever pieces they come in, and decoded where they lie.
 
 Handles inside a message count as references while it travels: taken when it is packed, given back when it is opened or
-discarded.
+discarded. A message with handles always has a block, whose head and first word say whose it is and which handles count.
 """
 
 from __future__ import annotations
@@ -16,29 +16,38 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mproc_go.codec import wire
-from mproc_go.codec.handles import Triple, handle_table, pack_table, table_bytes
+from mproc_go.codec.handles import Triple, entries, handle_table, pack_table, table_bytes
 from mproc_go.runtime import refs
 from mproc_go.runtime.buffers import open_view, store
+from mproc_go.sched import repairs
 from mproc_go.shm.layout import (
     BLOCK_DATA,
     HDR_HAS_BUFFERS,
     HDR_HAS_HANDLES,
     HDR_LEN_MASK,
     HDR_SPILLED,
+    HEAD_WORDS,
     INLINE_BYTES,
     KIND_BUFFER,
     KIND_LETTER,
-    LT_MSG,
+    LARGE_ORDER,
+    LT_BLOCK,
+    LT_POOL,
+    LT_STATE,
     MSG_BODY,
+    MSG_COUNT,
     MSG_HDR,
+    MSG_TABLE,
     POOL_OBJECT,
     R_GEN,
+    REC_CARRIES,
     WORD,
 )
-from mproc_go.shm.pool import acquire, give, give_block
+from mproc_go.shm.pool import give, give_block, give_large, put_block, take_block
 
 if TYPE_CHECKING:
     from mproc_go.runtime.process import M
+    from mproc_go.shm.thread import Thread
 
 # Payload of a message: its bytes, or the base of the block it was spilled to.
 Body = bytes | int
@@ -61,21 +70,18 @@ def pack(m: M, value: Any, inline_bytes: int = INLINE_BYTES) -> tuple[int, Body]
 
 
 def stow(m: M, hdr: int, data: bytes | wire.Pieces, inline_bytes: int = INLINE_BYTES) -> tuple[int, Body]:
-    """Make a message of an encoded value: spill it if it is long, and count the handles in it."""
+    """Make a message of an encoded value. One that is long, or has handles, gets a block; its handles are counted."""
     if type(data) is wire.Pieces:
         return _stow_pieces(m, hdr, data)
     assert isinstance(data, bytes)
-    body: Body = data
-    if (hdr & HDR_LEN_MASK) > inline_bytes:
-        body = acquire(m, len(data))[0]  # one of our cache until all is in it
-        start = (body + BLOCK_DATA) * WORD
-        m.mem[start : start + len(data)] = data
-        hdr |= HDR_SPILLED
+    if not hdr & HDR_HAS_HANDLES and len(data) <= inline_bytes:
+        return hdr, data
+    block = take_block(m, len(data))
+    start = (block + BLOCK_DATA) * WORD
+    m.mem[start : start + len(data)] = data
     if hdr & HDR_HAS_HANDLES:
-        m.process.refs.retain(m, handle_table(data))
-    if isinstance(body, int):
-        m.w[body] = m.live
-    return hdr, body
+        m.process.refs.carry(m, block, handle_table(data))
+    return hdr | HDR_SPILLED, block
 
 
 def _stow_pieces(m: M, hdr: int, pieces: wire.Pieces) -> tuple[int, Body]:
@@ -83,64 +89,60 @@ def _stow_pieces(m: M, hdr: int, pieces: wire.Pieces) -> tuple[int, Body]:
     refs = m.process.refs
     made: list[Triple] = []
     block = length = 0
+    carried = False
     try:
-        parts, travelling = pieces.parts, pieces.handles
+        parts, table = pieces.parts, pieces.handles
         for view in pieces.buffers:
             made.append(store(m, view))
         if made:
-            parts = [pack_table(travelling + made), *parts]
+            table = table + made
+            parts = [pack_table(table), *parts]
+            hdr |= HDR_HAS_HANDLES
         length = sum(map(len, parts))
-        block = acquire(m, length)[0]
+        block = take_block(m, length)
         at = (block + BLOCK_DATA) * WORD
         for part in parts:
             m.segment.fill(at, part)
             at += len(part)
-        if not made and hdr & HDR_HAS_HANDLES:
-            travelling = handle_table(parts[0])
-    except BaseException:  # no room, or Ctrl-C in the middle of copying
-        for kind, base, _ in made:
-            refs.drop(m, kind, base)
+        if hdr & HDR_HAS_HANDLES:
+            table = table or handle_table(parts[0])
+            carried = True
+            refs.carry(m, block, table)
+    except BaseException:  # no room, or Ctrl-C in the middle
+        if carried:
+            refs.unload(m, block, table)
         if block:
             give_block(m, block, length)
         raise
     finally:
         pieces.release()
-    # From here on nothing fails.
-    refs.retain(m, travelling)
-    m.w[block] = m.live
-    for _, base, _ in made:
-        refs.hand_over(m, base)
-        hdr |= HDR_HAS_HANDLES
+        for kind, base, _ in made:  # from here on the message alone keeps them
+            refs.drop(m, kind, base)
     return hdr & ~HDR_LEN_MASK | length | HDR_SPILLED, block
 
 
-def hold(m: M, hdr: int, body: Body) -> None:
-    """Say that the message is ours alone: if we die it is discarded. For one that occupies a block, or has handles.
-
-    Until ``w[m.hand] = 0``, which comes before it is published or given back. What it said before is forgotten, so who
-    calls others while it holds a message may find that no more is said of it: then it stays where we die.
-    """
-    w = m.w
-    at = m.hand
-    w[at] = 0
-    turn = m.holds = m.holds + 1
+def own(t: Thread, hdr: int, body: Body) -> None:
+    """Say that a message in a block is ours. Before the store that takes it out of where it was (shm/pool.py)."""
     if isinstance(body, int):
-        w[at + MSG_BODY] = body
-    else:
-        start = (at + MSG_BODY) * WORD
-        m.mem[start : start + len(body)] = body
-    if m.holds == turn:  # else a finalizer or a signal handler came in between, and these words are its own
-        w[at] = hdr  # publishes
+        w = t.w
+        state = t.carries if hdr & HDR_HAS_HANDLES else t.cached
+        w[body] = w[body] >> HEAD_WORDS << HEAD_WORDS | state
+
+
+def let_go(t: Thread, body: Body) -> None:
+    """Say that a message in a block is where others find it. Beside the store that puts it there (shm/pool.py)."""
+    if isinstance(body, int):
+        put_block(t, body)
 
 
 def put(w: Any, mem: Any, at: int, hdr: int, body: Body) -> None:
     """Write a message at word `at`. Whoever publishes that place gives the message away."""
-    w[at] = hdr
     if hdr & HDR_SPILLED:
         w[at + MSG_BODY] = body
     else:
         start = (at + MSG_BODY) * WORD
         mem[start : start + (hdr & HDR_LEN_MASK)] = body
+    w[at] = hdr  # last: a header that says so has a block behind it
 
 
 def fetch(w: Any, mem: Any, at: int) -> tuple[int, Body]:
@@ -199,16 +201,15 @@ def _decode(m: M, hdr: int, body: Body, table: list[Triple], mine: bool) -> Any:
 def open_message(m: M, hdr: int, body: Body) -> Any:
     """Decode a message that is ours, and free what it occupied."""
     if hdr & HDR_HAS_HANDLES or _length_in_block(hdr) >= _IN_PLACE_BYTES:
+        assert isinstance(body, int)
         table = _table(m, hdr, body)
-        hold(m, hdr, body)
         try:
             return _decode(m, hdr, body, table, True)
         finally:
-            m.w[m.hand] = 0
-            if isinstance(body, int):
-                give_block(m, body, hdr & HDR_LEN_MASK)
             # Only now: until the handles made here are counted, the message is what keeps the records alive.
-            m.process.refs.release(m, table)
+            if table:
+                m.process.refs.unload(m, body, table)
+            give_block(m, body, hdr & HDR_LEN_MASK)
     data = _read(m, hdr, body)
     if isinstance(body, int):
         give_block(m, body, hdr & HDR_LEN_MASK)
@@ -240,21 +241,42 @@ def peek(m: M, hdr: int, body: Body) -> bytes:
 
 def discard(m: M, hdr: int, body: Body) -> None:
     """Free a message that is ours and that nobody will read."""
-    if not hdr & (HDR_SPILLED | HDR_HAS_HANDLES):
-        return
-    table = _table(m, hdr, body)
     if isinstance(body, int):
+        if hdr & HDR_HAS_HANDLES:
+            m.process.refs.unload(m, body, _table(m, hdr, body))
         give_block(m, body, hdr & HDR_LEN_MASK)
-    m.process.refs.release(m, table)
+
+
+def discard_at(m: M, at: int) -> None:
+    """Take the message at word `at` of a record that is ours alone, and free it. May be done again where it was cut."""
+    w = m.w
+    hdr = w[at]
+    if hdr & HDR_SPILLED:
+        body = w[at + MSG_BODY]
+        own(m, hdr, body)
+        w[at] = 0  # publishes: it is out of the record
+        discard(m, hdr, body)
 
 
 def _destroy_letter(m: M, base: int) -> None:
-    """Discard a message that a dead goroutine brought or was given. Twin: supervisor/reaper.py."""
+    """Free a block that was in the hands of somebody dead. Twin: supervisor/reaper.py."""
     w = m.w
-    hdr, body = fetch(w, m.mem, base + LT_MSG)
+    block, pool = w[base + LT_BLOCK], w[base + LT_POOL]
+    if block:
+        state = m.carries if w[base + LT_STATE] == REC_CARRIES else m.cached
+        w[block] = w[block] >> HEAD_WORDS << HEAD_WORDS | state
+        w[base + LT_BLOCK] = 0  # publishes: it is out of the record
+        if state == m.carries:
+            n = w[block + MSG_TABLE] & MSG_COUNT
+            start = (block + MSG_TABLE + 1) * WORD
+            m.process.refs.unload(m, block, entries(m.mem[start : start + table_bytes(n) - WORD]))
+        if pool < LARGE_ORDER:
+            give(m, pool, block)
+        else:
+            give_large(m, pool, block)
     w[base + R_GEN] += 1
     give(m, POOL_OBJECT, base)
-    discard(m, hdr, body)
 
 
 refs.DESTROY[KIND_LETTER] = _destroy_letter
+repairs.NAMES[KIND_LETTER] = lambda w, base: [w[base + LT_BLOCK]] if w[base + LT_BLOCK] else []

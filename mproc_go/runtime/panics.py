@@ -27,7 +27,7 @@ from mproc_go.shm.layout import (
     WORD,
     slot_base,
 )
-from mproc_go.shm.pool import take_block
+from mproc_go.shm.pool import put_block, take_block
 
 if TYPE_CHECKING:
     from mproc_go.runtime.process import M
@@ -70,6 +70,8 @@ def panic(m: M, g: int, exc: BaseException, text: str) -> None:
         w[record + BLOCK_DATA] = goid
         w[record + BLOCK_DATA + 1] = hdr | HDR_EXCEPTION
         w[record + BLOCK_DATA + 2] = body
+        put_block(m, record)  # for ever, as the program is over
+        message.let_go(m, body)
     lock = m.locks[L_SCHED]
     m.enter(lock)
     if not w[S_FATAL]:
@@ -99,6 +101,9 @@ def fatal(m: M) -> Exception | None:
     """The error that ended the program, for goroutine 1 to raise; None if it was simply closed."""
     w = m.w
     stop = w[H_STOP]
+    if stop in (STOP_LOST, STOP_DEADLOCK) and not w[S_FATAL]:
+        kind = WorkerLost if stop == STOP_LOST else Deadlock
+        return kind("there was no shared memory left to say more; the supervisor wrote it to stderr")
     if stop == STOP_LOST:
         return WorkerLost(*_text(m, w[S_FATAL]).split("\n\n", 1))  # Twin: supervisor/reaper.py
     if stop == STOP_DEADLOCK:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from mproc_go.codec import functions, wire
 from mproc_go.errors import GO_OF_NIL, bug
 from mproc_go.runtime import message
-from mproc_go.sched import codes, idle, runq, states
+from mproc_go.sched import codes, idle, runq, states, waitq
 from mproc_go.shm.layout import (
     BLOCK_DATA,
     CODE_SHIFT,
@@ -44,11 +44,12 @@ from mproc_go.shm.layout import (
     POOL_G,
     R_GEN,
     R_REFS,
+    REFS_MASK,
     S_NSPINNING,
     S_PIDLE,
     WORD,
 )
-from mproc_go.shm.pool import give, give_block, take, take_block
+from mproc_go.shm.pool import give, give_block, own_block, put_block, take, take_block
 
 if TYPE_CHECKING:
     from mproc_go.runtime.process import M
@@ -90,6 +91,7 @@ class CodeTable:
         if mine:
             w[CODES + CODES_ENTRY + n] = block
             w[CODES + CODES_COUNT] = n + 1  # publishes
+            put_block(m, block)
         m.leave(lock)
         if mine:
             self._numbers[blob] = self._known = n + 1
@@ -173,11 +175,8 @@ def spawn(
     if retries:
         flags |= G_RETRY
         hdr, body = message.stow(m, hdr, data, -1)  # in a block in any case, which outlives the start
-        message.hold(m, hdr, body)
     elif hdr & HDR_HAS_HANDLES or len(data) > G_INLINE_BYTES:
         hdr, body = message.stow(m, hdr, data, G_INLINE_BYTES)
-        if hdr & HDR_SPILLED:
-            message.hold(m, hdr, body)
     record = 0
     try:
         if retries:
@@ -185,14 +184,13 @@ def spawn(
         cache = m.caches[POOL_G]
         g = cache.pop() if cache else take(m, POOL_G)
     except BaseException:
-        m.w[m.hand] = 0
         message.discard(m, hdr, body)
         if record:
             give_block(m, record, _RETRY_BYTES)
         raise
     w = m.w
-    w[g] = m.live
     w[g + G_STATUS] = _UNMADE
+    w[g] = m.live
     if record:
         w[record + BLOCK_DATA] = retries
         w[record + BLOCK_DATA + 1] = hdr
@@ -222,9 +220,11 @@ def spawn(
     base = m.base
     spawned = w[base + M_SPAWNED] + 1
     w[g + G_DECIDE] = spawned  # no decision before it starts: tells the reaper whether it was counted
-    if hdr & HDR_SPILLED:
-        w[m.hand] = 0
     w[g + G_STATUS] = _RUNNABLE
+    if hdr & HDR_SPILLED:
+        message.let_go(m, body)
+        if record:
+            put_block(m, record)
     w[base + M_SPAWNED] = spawned
     p = w[base + M_P] - 1
     if p < 0 or not runq.put(m, p, g):
@@ -237,13 +237,19 @@ def spawn(
 
 
 def args_of(m: M, g: int) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
-    """What the goroutine `g`, which now starts here, calls."""
+    """What the goroutine `g`, which now starts here, calls. It is RUNNING when its arguments are out of its record."""
     w = m.w
     code = w[g + G_CODE]
     hdr = w[g + G_MSG]
     if hdr == wire.H_NONE and code >> CODE_SHIFT and not code & _FLAGS:
+        waitq.settle_sudog(w, g)
+        w[g + G_STATUS] = states.RUNNING
         return m.process.codes.load(m, code >> CODE_SHIFT), (), {}
     hdr, body = message.fetch(w, m.mem, g + G_MSG)
+    if not code & G_RETRY:
+        message.own(m, hdr, body)
+    waitq.settle_sudog(w, g)  # it lies where the arguments were
+    w[g + G_STATUS] = states.RUNNING
     value = message.copy(m, hdr, body) if code & G_RETRY else message.open_message(m, hdr, body)
     number = code >> CODE_SHIFT
     if code & G_COUNTED:
@@ -265,12 +271,22 @@ def args_of(m: M, g: int) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str
 
 def is_held(m: M) -> bool:
     """Whether somebody has a handle of the goroutine that runs now. Once it is False it stays so."""
-    return bool(m.w[m.g + R_REFS] > 1)
+    return bool(m.w[m.g + R_REFS] & REFS_MASK > 1)
 
 
 def is_quiet(w: Any, g: int) -> bool:
     """Whether it is no panic if `g` fails unheld."""
     return bool(w[g + G_CODE] & G_QUIET)
+
+
+def take_retry_record(m: M, g: int, flag: int) -> int:
+    """Take what a goroutine would run again from, and has ended, out of its record; return it, for us to free."""
+    w = m.w
+    record: int = w[g + G_RETRY_RECORD]
+    message.own(m, w[record + BLOCK_DATA + 1], w[record + BLOCK_DATA + 2])
+    own_block(m, record)
+    w[g + G_CODE] &= ~flag  # publishes
+    return record
 
 
 def free_retry_record(m: M, record: int) -> None:
@@ -286,7 +302,7 @@ def forget(m: M, g: int) -> None:
     if w[g + G_STATUS] & states.STATUS_MASK not in (states.DONE, states.FAILED):
         bug(f"goroutine {g:#x} has no reference and has not ended")
     if w[g + G_CODE] & G_LEFT:
-        free_retry_record(m, w[g + G_RETRY_RECORD])
-    message.discard(m, *message.fetch(w, m.mem, g + G_MSG))
+        free_retry_record(m, take_retry_record(m, g, G_LEFT))
+    message.discard_at(m, g + G_MSG)
     w[g + R_GEN] += 1
     give(m, POOL_G, g)

@@ -40,7 +40,7 @@ from mproc_go.errors import EncodeError, bug, tell
 from mproc_go.runtime import dump, message, panics
 from mproc_go.runtime.outsiders import LOOK_S
 from mproc_go.runtime.process import CALLS_OUT, M, Process
-from mproc_go.runtime.spawn import RETRY_INLINE_BYTES, args_of, free_retry_record, is_quiet
+from mproc_go.runtime.spawn import RETRY_INLINE_BYTES, args_of, free_retry_record, is_quiet, take_retry_record
 from mproc_go.sched import idle, repairs, runq, states, waitq
 from mproc_go.shm import note
 from mproc_go.shm.layout import (
@@ -57,6 +57,7 @@ from mproc_go.shm.layout import (
     H_SLOTS,
     H_STOP,
     HDR_EXCEPTION,
+    HDR_SPILLED,
     KIND_FREE,
     M_ATTENTION,
     M_DEADLINE,
@@ -80,6 +81,7 @@ from mproc_go.shm.layout import (
     R_GEN,
     R_LINK,
     R_REFS,
+    REFS_MASK,
     RUNQ,
     S_ADRIFT,
     S_GOMAXPROCS,
@@ -106,6 +108,7 @@ GLOBAL_EVERY = 61
 
 _RUNNABLE = states.RUNNABLE
 _RUNNING = states.RUNNING
+_STARTING = states.RUNNING | states.STARTING << states.REASON_SHIFT
 
 
 class Goexit(BaseException):
@@ -580,9 +583,9 @@ class WorkerM(M):
         w = self.w
         self.cur = fiber
         self.g = w[self.running] = g
+        w[g + G_STATUS] = _STARTING  # publishes: from here on it is ours
         w[g + G_M] = self.slot
         w[g + G_DECIDE] = 0
-        w[g + G_STATUS] = states.RUNNING
         self.fibers[g] = fiber
         w[self.base + M_RESIDENT] = len(self.fibers)
         fn: Any
@@ -591,10 +594,7 @@ class WorkerM(M):
         fn = args = kwargs = None
         status, result = states.DONE, None
         try:
-            try:
-                fn, args, kwargs = args_of(self, g)
-            finally:
-                waitq.settle_sudog(w, g)  # only now: it lies where the arguments were
+            fn, args, kwargs = args_of(self, g)
             result = fn(*args, **kwargs)
         except Goexit:
             pass
@@ -637,7 +637,7 @@ class WorkerM(M):
             tell(panics.traceback_text(result).rstrip() if status == states.FAILED else "a lock was left taken")
             os.abort()
         # Cost: 1.2 us where nobody holds a handle = 1 lock, 12 words
-        held = w[g + R_REFS] > 1  # nobody can make a handle of it anew once there is none
+        held = w[g + R_REFS] & REFS_MASK > 1  # nobody can make a handle of it anew once there is none
         kept = w[g + G_RETRY_RECORD] if w[g + G_CODE] & G_RETRY else 0
         quiet = is_quiet(w, g)
         # Its address lies behind a short result: dead before the status, it is what the goroutine runs again from.
@@ -679,11 +679,13 @@ class WorkerM(M):
         finished = w[self.base + M_FINISHED] + 1
         w[g + G_DECIDE] = finished << 32 | refs  # it never waits again: redo record of the two stores below
         w[g + G_STATUS] = status  # publishes
+        if hdr & HDR_SPILLED:
+            message.let_go(self, body)
         woken = waitq.decide_all(w, g + G_JOINQ, self.decides) if w[g + G_JOINQ] else ()
         w[g + R_REFS] = refs
         w[self.base + M_FINISHED] = finished
-        if kept:
-            w[g + G_CODE] &= ~G_RETRY  # it is ours to free; before, the reaper would have it freed with the last handle
+        if kept:  # before, the reaper would have it freed with the last handle
+            take_retry_record(self, g, G_RETRY)
         lock.release()
         w[ph] = 0
         if kept:
@@ -695,7 +697,7 @@ class WorkerM(M):
             panics.panic(self, g, exc, text)
         if not refs:
             if hdr:
-                message.discard(self, hdr, body)
+                message.discard_at(self, g + G_MSG)
             w[g + R_GEN] += 1
             give(self, POOL_G, g)
 

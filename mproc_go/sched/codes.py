@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from mproc_go.shm.layout import BLOCK_DATA, CODES, CODES_ENTRY, WORD
+from typing import Any
+
+from mproc_go.sched import repairs
+from mproc_go.shm.layout import BLOCK_DATA, CODES, CODES_COUNT, CODES_ENTRY, WORD
 from mproc_go.shm.thread import Thread
 
 
@@ -11,3 +14,11 @@ def blob(t: Thread, number: int) -> bytes:
     block = t.w[CODES + CODES_ENTRY + number - 1]
     start = (block + BLOCK_DATA + 1) * WORD
     return bytes(t.mem[start : start + t.w[block + BLOCK_DATA]])
+
+
+def blocks(w: Any) -> list[int]:
+    """The blocks of the table."""
+    return [w[CODES + CODES_ENTRY + i] for i in range(w[CODES + CODES_COUNT])]
+
+
+repairs.TABLES.append(blocks)

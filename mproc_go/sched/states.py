@@ -48,6 +48,9 @@ ASYNCIO: Final = 28
 # The thread of a main function that ended by goexit: it is there only to be told how the program ends.
 GOEXIT: Final = 29
 
+# Of RUNNING: its arguments lie in its record yet.
+STARTING: Final = 10
+
 # Go's system goroutines, and what is none any more: in no report, and no panic where they are lost.
 SYSTEM: Final = (TIMERS_IDLE, TIMERS, ASYNCIO, GOEXIT)
 

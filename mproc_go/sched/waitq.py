@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import MutableSequence
 
-from mproc_go.shm.layout import G_DECIDE, G_SUDOG, SG_CASE, SG_G, SG_LINK, SG_PREV, SG_SELECT, SG_SEQ
+from mproc_go.shm.layout import G_DECIDE, G_SUDOG, SG_CASE, SG_G, SG_LINK, SG_MSG, SG_PREV, SG_SELECT, SG_SEQ
 
 Words = MutableSequence[int]
 
@@ -34,6 +34,7 @@ def settle_sudog(w: Words, g: int) -> None:
     w[s + SG_CASE] = 0
     w[s + SG_SEQ] = 0
     w[s + SG_SELECT] = 0
+    w[s + SG_MSG] = 0
 
 
 def join(w: Words, q: int, g: int) -> None:

@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from mproc_go.runtime import process as rt
 from mproc_go.runtime import spawn
-from mproc_go.runtime.buffers import free_memory, new_memory, start_of, view_of
+from mproc_go.runtime.buffers import free_memory, names, new_memory, start_of, view_of
 from mproc_go.runtime.goroutine import Goroutine, start_quiet
 from mproc_go.runtime.handle import SharedHandle, register
+from mproc_go.sched import repairs
 from mproc_go.shared import dtype as dtypes
 from mproc_go.shm.layout import AR_BYTES, H_STOP, KIND_ARRAY, MB_BLOCK, MB_BYTES, R_GEN, S_GOMAXPROCS
 
@@ -349,3 +350,4 @@ def _shaped(flat: memoryview, shape: tuple[int, ...], item: dtypes.Item) -> memo
 
 
 register(SharedArray, free_memory)
+repairs.NAMES[KIND_ARRAY] = names

@@ -30,12 +30,14 @@ from mproc_go.shm.layout import (
     OUT_MASK,
     OUT_OK,
     SG_MSG,
+    SG_PINNED,
+    SG_SEQ,
     ST_COUNT,
     WT_BYTES,
     WT_ENTRY,
     WT_QUEUE,
 )
-from mproc_go.shm.pool import give_block, take_block
+from mproc_go.shm.pool import give_block, put_block, take_block
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -166,6 +168,7 @@ class KeyedChan(Striped, Generic[K, V]):
         q = 0
         blank = self._new(m, key, h, kb, None)
         new = take_block(m, WT_BYTES) + BLOCK_DATA
+        put_block(m, new - BLOCK_DATA)
         unused, spare = new, blank
         lock = m.locks[self._numbers[i]]
         m.enter(lock)
@@ -181,6 +184,7 @@ class KeyedChan(Striped, Generic[K, V]):
                 table.attach(w, st, wt, blank, 0)
                 table.link(w, st, before, blank, w[st + ST_COUNT])
             q = wt + WT_QUEUE
+            w[m.g + G_SUDOG + SG_SEQ] = SG_PINNED
             waitq.join(w, q, m.begin_wait(states.KEYED_RECEIVE))
         m.leave(lock)
         if unused:

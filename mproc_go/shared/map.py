@@ -191,11 +191,7 @@ class SharedMap(Striped, MutableMapping[K, V], Generic[K, V]):
             v: Any = value
             if short and type(v) is int and 0 <= v < SIGN:
                 e = 0  # made of this under the lock, if it is needed at all
-                if cache:
-                    block = cache.pop()
-                else:
-                    block = take(m, MIN_BLOCK_ORDER)
-                    w[block] = m.cached
+                block = cache.pop() if cache else take(m, MIN_BLOCK_ORDER)
             else:
                 hdr, data = wire.encode(v)
                 if number:

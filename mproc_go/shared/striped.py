@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
+from mproc_go.codec.handles import pack_table, table_bytes
 from mproc_go.errors import SharedMemoryFull
 from mproc_go.runtime import message, park
 from mproc_go.runtime import process as rt
@@ -41,6 +42,8 @@ from mproc_go.shm.layout import (
     EN_WAIT,
     G_SUDOG,
     H_STOP,
+    HDR_HAS_HANDLES,
+    HDR_SPILLED,
     KC_CLOSED,
     KIND_STRIPE,
     MAX_STRIPES,
@@ -69,7 +72,7 @@ from mproc_go.shm.layout import (
     WT_QUEUE,
     object_lock,
 )
-from mproc_go.shm.pool import give, give_block, take, take_block
+from mproc_go.shm.pool import give, give_block, own_block, put_block, take, take_block
 from mproc_go.sync import grants
 
 # Stripes for each P: two goroutines that run at once want the same one once in that many times.
@@ -119,10 +122,10 @@ class Striped(SharedHandle):
         w[base + MP_N] = n
         w[base + MP_STRIPES] = at
         w[base + KC_CLOSED] = 0
-        w[base + O_KIND] = self.KIND  # from here on, who frees it frees its stripes
+        self._made(m, base, self.KIND)  # from here on, who frees it frees its stripes
+        put_block(m, at - BLOCK_DATA)
         for i in range(n):
             st = take(m, POOL_OBJECT)
-            w[st + O_KIND] = 0
             for j in range(4):
                 w[st + R_HOLDERS + j] = 0
             w[st + R_REFS] = 1
@@ -130,6 +133,7 @@ class Striped(SharedHandle):
             w[st + O_KIND] = KIND_STRIPE
             w[at + 2 * i + 1] = w[st + R_GEN]
             w[at + 2 * i] = st  # publishes
+            w[st] = m.live
         self._bind(m, base, w[base + R_GEN])
 
     _keyed = False
@@ -189,10 +193,11 @@ class Striped(SharedHandle):
     ) -> int:
         """An entry of its own block, not linked yet; the message, if there is one, goes into it."""
         hdr, body = packed or (0, b"")
-        words = EN_KEY + (len(kb) + len(exact) + 7 >> 3)
+        words = EN_KEY + (len(kb) + len(exact) + 7 >> 3) + bool(triples)
         size = (words + 1 + (len(body) + 7 >> 3 if isinstance(body, bytes) else 1)) * WORD
         # Most fit the smallest block: no need to ask which.
         block: int = take(m, MIN_BLOCK_ORDER) if size <= SMALLEST else take_block(m, size)
+        put_block(m, block)
         e = block + BLOCK_DATA
         w, mem = m.w, m.mem
         w[e + ND_HASH] = h
@@ -208,9 +213,15 @@ class Striped(SharedHandle):
             state = EN_VALUE
         else:
             w[e + words] = 0  # no message
+            if hdr & HDR_SPILLED:
+                message.let_go(m, body)
         if triples:
             state |= EN_KEY_HANDLES
-            m.process.refs.retain(m, triples)
+            w[e + words - 1] = block = take_block(m, table_bytes(len(triples)))
+            start = (block + BLOCK_DATA) * WORD
+            mem[start : start + table_bytes(len(triples))] = pack_table(triples)
+            m.process.refs.carry(m, block, triples)
+            put_block(m, block)
         w[e + EN_STATE] = state
         return e
 
@@ -278,6 +289,7 @@ class Striped(SharedHandle):
         at = w[e + EN_AT]
         hdr, body = message.fetch(w, m.mem, at)
         w[e + EN_STATE] &= ~EN_VALUE  # the message is taken out of it
+        message.own(m, hdr, body)
         try:
             return message.open_message(m, hdr, body)
         finally:
@@ -333,6 +345,7 @@ class Striped(SharedHandle):
         st = self._stripes[i]
         lock = m.locks[self._numbers[i]]
         new = take_block(m, WT_BYTES) + BLOCK_DATA
+        put_block(m, new - BLOCK_DATA)
         blank = 0
         try:
             while True:
@@ -592,9 +605,13 @@ def free_entry(m: M, e: int) -> None:
     if state & EN_VALUE:
         at = w[e + EN_AT]
         if w[at] & NOT_PLAIN:
-            message.discard(m, *message.fetch(w, m.mem, at))
+            message.discard_at(m, at)
     if state & EN_KEY_HANDLES:
-        m.process.refs.release(m, keys.handles_of(table.key_of(w, m.mem, e)))
+        triples = keys.handles_of(table.key_of(w, m.mem, e))
+        block = w[w[e + EN_AT] - 1]
+        message.own(m, HDR_HAS_HANDLES, block)
+        m.process.refs.unload(m, block, triples)
+        give_block(m, block, table_bytes(len(triples)))
     size = w[e + EN_SIZE]
     if size <= SMALLEST:
         give(m, MIN_BLOCK_ORDER, e - BLOCK_DATA)
@@ -612,6 +629,7 @@ def _segment_bytes(level: int) -> int:
 
 def _zeroed(m: M, size: int) -> int:
     block: int = take_block(m, size) + BLOCK_DATA
+    put_block(m, block - BLOCK_DATA)
     m.mem[block * WORD : block * WORD + size] = bytes(size)
     return block
 
@@ -621,12 +639,14 @@ def destroy(m: M, base: int) -> None:
     w = m.w
     at = w[base + MP_STRIPES]
     n = w[base + MP_N]
-    # Where its maker died, or found no room, there are fewer.
-    stripes = [(KIND_STRIPE, w[at + 2 * i], w[at + 2 * i + 1]) for i in range(n) if w[at + 2 * i]]
+    if at:
+        for i in range(n):  # where its maker died, or found no room, there are fewer
+            m.process.refs.unrefer(m, at + 2 * i, KIND_STRIPE)
+        own_block(m, at - BLOCK_DATA)
+        w[base + MP_STRIPES] = 0  # publishes
+        give_block(m, at - BLOCK_DATA, 2 * n * WORD)
     w[base + R_GEN] += 1
     give(m, POOL_OBJECT, base)
-    m.process.refs.release(m, stripes)
-    give_block(m, at - BLOCK_DATA, 2 * n * WORD)
 
 
 def _destroy_stripe(m: M, st: int) -> None:

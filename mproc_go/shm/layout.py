@@ -138,16 +138,17 @@ M_EXTERNAL: Final = 23  # goroutines of this M that something outside will wake 
 # Of a host's slot: 1 while the process has a thread that the runtime does not know and that may still act; writer: its
 # threads (runtime/outsiders.py); reader: the deadlock detector.
 M_OUTSIDE: Final = 24
+# Redo record of a change of R_REFS and of one other word: the record, where that word lies, and what it becomes. It
+# means something while that R_REFS names this slot (shm/counts.py). Writer: owner.
+M_REDO_OF: Final = 25
+M_REDO_AT: Final = 26
+M_REDO: Final = 27
 # 1: an exception cut its thread off in the middle of something. What it holds is freed and completed like a dead one's,
 # while it waits, touching nothing. Writer: the owner sets it, the supervisor clears it when that is done.
 M_CUT: Final = 31
 M_PHASE: Final = 32  # phase words, one a nesting level; writer: owner (after its death: the supervisor)
-HAND_WORDS: Final = 16
-M_PHASE_LEVELS: Final = SLOT_WORDS - HAND_WORDS - M_PHASE
-# Message in hand, as SG_MSG or G_MSG. One that the owner made and did not publish yet, or took and did not open; the
-# first is 0 while there is none, and stored last (runtime/message.py: hold). Writer: owner; after its death the reaper.
-M_HAND: Final = M_PHASE + M_PHASE_LEVELS
-M_REG_PHASE: Final = M_HAND - 1  # the last one: of a thread that has no slot of its own yet; guard: a local lock
+M_PHASE_LEVELS: Final = SLOT_WORDS - M_PHASE
+M_REG_PHASE: Final = SLOT_WORDS - 1  # the last one: of a thread that has no slot of its own yet; guard: a local lock
 
 KIND_FREE: Final = 0
 KIND_SUPERVISOR: Final = 1
@@ -209,21 +210,38 @@ E_BASE: Final = 1
 E_WORDS: Final = 2
 
 # ---------------------------------------------------------------- records. Every record and block begins so:
-R_HEAD: Final = 0  # state | owner slot << 8; writer: who owns it
+R_HEAD: Final = 0  # state | slot << 8 (a large block: | words with memory behind them << 16); writer: below
 R_LINK: Final = 1  # next in the free list, run queue or inbox it is in (a block's first payload word while it is used)
 R_GEN: Final = 2  # generation, grows when freed (not in blocks); writer: who frees it
 
-REC_FREE: Final = 0
-REC_CACHED: Final = 1  # in the owner's private cache
+# What a record or a block is, and whose. LIVE: a shared structure names it; the slot is of who put it there. All others
+# are nobody's but the slot's: named by nothing that is shared, and dealt with by the reaper once that is dead.
+REC_FREE: Final = 0  # in the pool's list
+REC_CACHED: Final = 1  # in the owner's cache, or in its hands: taken and not put anywhere yet, or taken out
 REC_LIVE: Final = 2
+REC_CARRIES: Final = 3  # a message in hand: as CACHED, and handles in it are counted (MSG_TABLE)
+REC_DYING: Final = 4  # nothing refers to it; the owner destroys it, and what it holds
+REC_STATE: Final = 0xFF
+HEAD_SLOT: Final = 8  # shift of the slot ...
+HEAD_SLOT_MASK: Final = 0xFF
+HEAD_WORDS: Final = 16  # ... and of a large block's words
 
 BLOCK_DATA: Final = 1  # payload of a block begins here
-FB_WORDS: Final = 2  # of a free large block: words with memory behind them; writer: who frees it
+# First payload word of a message with handles: how many there are; while it is in somebody's hands also which of them
+# are counted: from the first (<< MSG_FROM) to the last but so many (<< MSG_BUT). Both 0 once it is put somewhere.
+MSG_TABLE: Final = BLOCK_DATA
+MSG_COUNT: Final = (1 << 24) - 1
+MSG_FROM: Final = 24
+MSG_BUT: Final = 44
+MSG_HANDLES: Final = (1 << MSG_BUT - MSG_FROM) - 1  # so many there may be
 
 # Records that handles name (goroutines and objects); guard: the record's object lock
 R_HOLDERS: Final = 3  # 4 words: a bit for each process that has a handle
 # Number of those bits, plus handles that travel in messages, plus 1 for a goroutine that has not ended; 0 frees it.
+# While somebody changes it together with another word: | its slot plus 1 << REFS_BY, which publishes both (M_REDO).
 R_REFS: Final = 7
+REFS_BY: Final = 32
+REFS_MASK: Final = (1 << REFS_BY) - 1
 
 # Goroutine. Until it starts it is only these words; from then on it belongs to one M for ever.
 G_STATUS: Final = 8  # states below | wait reason << 8; writer: owner (spawner, then the M that runs it)
@@ -275,6 +293,7 @@ SG_CASE: Final = 3  # number of the select case
 # case of a select: SG_RECEIVES
 SG_SEQ: Final = 4
 SG_RECEIVES: Final = 1 << 62
+SG_PINNED: Final = 1 << 61  # a receiver of a keyed channel: SG_MSG may name an entry, which has a pin of it
 # 1: the goroutine waits on several queues, claim under its claim lock; 2: taken out of this one; 3: nobody waits here,
 # it is a message given back to its channel (chan/ops.py)
 SG_SELECT: Final = 5
@@ -312,7 +331,7 @@ OC_STATE: Final = 9  # below; publishes. Read without the lock: ONCE_DONE is fin
 OC_RUNNER: Final = 10  # goroutine that runs the function
 OC_WAITQ: Final = 14
 # condition variable; guard: its object lock
-CD_KIND: Final = 9  # kind, base and generation of the mutex it belongs to (counted as one reference); constant
+CD_KIND: Final = 9  # kind, base (0 until then) and generation of the mutex it belongs to, counted as one reference
 CD_MUTEX: Final = 10
 CD_MUTEX_GEN: Final = 11
 CD_WAITQ: Final = 14
@@ -328,7 +347,7 @@ AI_VALUE: Final = 9  # two's complement
 TM_DEADLINE: Final = 25
 TM_PERIOD: Final = 26  # ns between ticks, 0 for a timer
 TM_LOOK: Final = 27  # when some process's alarm will look at this record, 0 if none will; never later than TM_DEADLINE
-TM_CALL: Final = 28  # message (header, then block): the call of a timer that has one instead of a channel; constant
+TM_CALL: Final = 28  # message (header, then block): the call of a timer that has one instead of a channel, else 0
 # Host slot of the process whose alarm will, stored before the words it is about; 0 once that is dead (reaper)
 TM_LOOKER: Final = 30
 TM_TIMED: Final = 31  # 1: it has a timer, 0 in every other channel; constant
@@ -350,8 +369,10 @@ CX_MSG: Final = 22  # message (header, then block or 0): value of a value, cause
 CX_KEY: Final = 24  # message: key of a value
 CX_LOOK: Final = 26  # as TM_LOOK; publishes a deadline of its own, constant from then on
 CX_LOOKER: Final = 27  # as TM_LOOKER; guard: its object lock once CX_LOOK is not 0
-# letter: a message of a dead goroutine, on its way to whoever discards it; nobody ever has a handle of it
-LT_MSG: Final = 9  # HAND_WORDS, as SG_MSG or G_MSG; constant
+# letter: a block that was in the hands of somebody dead, on its way to whoever frees it and what it carries
+LT_BLOCK: Final = 9  # 0 once it is taken out; what is in it is for LT_STATE to say
+LT_STATE: Final = 10  # REC_CARRIES, or REC_CACHED where it counts no handles; constant
+LT_POOL: Final = 11  # constant
 # memory of its own: a large buffer of a message, a shared array; constant once O_KIND says so
 MB_BLOCK: Final = 9  # block with the bytes, 0 while there is none ...
 MB_BYTES: Final = 10  # ... and how many they are, from word MB_DATA of the block on

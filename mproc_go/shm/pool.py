@@ -4,9 +4,11 @@ The approach: memory of a pool comes in *extents*, published one by one in a tab
 extent and never unmapped, so that a stale reference reads a record of the right type. A freed record goes to a private
 cache of the thread that freed it, and from there in batches to the pool's list; the lock is paid once a batch.
 
-Who has a record is written in its head: FREE, CACHED by a slot, or LIVE (the slot that took it). What a dead slot had
-cached, and what it had taken without publishing it, is therefore found by walking the extents (the reaper's slow way),
-and the fast way needs no record of what is under way.
+Who has a record is written in its head: FREE, CACHED (a slot's own, in its cache or in its hands), or LIVE (something
+shared names it). Whoever puts it where others find it says LIVE beside the store that publishes it, under the same
+lock; whoever takes it out says that it is its own. So what a dead slot had, wherever it was, is found by walking the
+extents (the reaper's slow way), and the fast way needs no record of what is under way. Where the two stores came apart,
+the structure that was locked tells (sched/repairs.py: NAMES).
 
 A large block is an extent of its own, as long as a power of two, with memory behind as many pages as it needs. Getting
 pages from the machine, and giving them back, takes several times as long as copying a message into them; so a bounded
@@ -14,7 +16,7 @@ part of the freed blocks keep theirs (*hot*: a second list, used first). When me
 anybody is told so: the limit is exact.
 
 Invariants:
-    PL1  Every carved record is in exactly one place: the free list, one slot's cache, or live.
+    PL1  Every carved record is in exactly one place: the free list, one slot's cache or hands, or live.
     PL2  The free list is acyclic and holds carved records of this pool only.
     PL3  Extents don't overlap, and only the last one of a pool is partly carved.
 
@@ -25,6 +27,7 @@ says). Killed after it: the records bear the dead slot in their head.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from mproc_go.errors import SharedMemoryFull
@@ -38,10 +41,12 @@ from mproc_go.shm.layout import (
     EXTENTS,
     EXTENTS_COUNT,
     EXTENTS_ENTRY,
-    FB_WORDS,
     H_COMMITTED_WORDS,
     H_KEPT_WORDS,
     H_LIMIT_WORDS,
+    HEAD_SLOT,
+    HEAD_SLOT_MASK,
+    HEAD_WORDS,
     L_SEGMENT,
     LARGE_ORDER,
     MAX_BLOCK_ORDER,
@@ -57,8 +62,10 @@ from mproc_go.shm.layout import (
     R_HEAD,
     R_LINK,
     REC_CACHED,
+    REC_CARRIES,
     REC_FREE,
     REC_LIVE,
+    REC_STATE,
     WORD,
     pool_lock,
     pool_record_words,
@@ -83,7 +90,7 @@ def cache_size(pool: int) -> int:
 
 # ---------------------------------------------------------------- records
 def take(t: Thread, pool: int) -> int:
-    """A record of the pool, live and owned by this thread's slot; its words hold what they held before.
+    """A record of the pool, this slot's own until it is put somewhere; its words hold what they held before.
 
     Returns: its base.     Blocks: for the pool's lock, when the cache is empty.
     Raises:
@@ -91,9 +98,7 @@ def take(t: Thread, pool: int) -> int:
     """
     # Cost: 0.1 us from the cache; list.pop is atomic for a finalizer that frees a record in the middle of this.
     cache = t.caches[pool]
-    base = cache.pop() if cache else _refill(t, pool)
-    t.w[base] = t.live
-    return base
+    return cache.pop() if cache else _refill(t, pool)
 
 
 def give(t: Thread, pool: int, base: int) -> None:
@@ -178,23 +183,18 @@ def block_pool(n_bytes: int) -> int:
 
 
 def take_block(t: Thread, n_bytes: int) -> int:
-    """A block with room for `n_bytes` of payload from word ``base + BLOCK_DATA`` on. Free it with the same size.
+    """A block with room for `n_bytes` of payload from word ``base + BLOCK_DATA`` on, our own until it is put somewhere.
+
+    Free it with the same size.
 
     Raises:
         SharedMemoryFull: the segment can't grow, or never could to that size.
     """
-    base = acquire(t, n_bytes)[0]
-    t.w[base] = t.live
-    return base
+    return acquire(t, n_bytes)[0]
 
 
 def acquire(t: Thread, n_bytes: int) -> tuple[int, bool]:
-    """As :func:`take_block`, but the block is still one of our cache: if we die it is free again.
-
-    Whoever takes it so publishes it where the reaper looks (MB_BLOCK), and then says that it is live.
-
-    Returns: its base, and whether nobody used it before, so that it is zero from word FB_WORDS + 1 on.
-    """
+    """As :func:`take_block`; returns its base, and whether nobody used it before, so that its payload is zero."""
     pool = block_pool(n_bytes)
     if pool < LARGE_ORDER:
         cache = t.caches[pool]
@@ -206,16 +206,32 @@ def acquire(t: Thread, n_bytes: int) -> tuple[int, bool]:
     return _take_large(t, pool, n_bytes)
 
 
+def put_block(t: Thread, block: int) -> None:
+    """Say that something shared names the block. Beside the store that publishes it, and before others can take it."""
+    w = t.w
+    w[block] = w[block] >> HEAD_WORDS << HEAD_WORDS | t.live
+
+
+def own_block(t: Thread, block: int) -> None:
+    """Say that the block is ours alone. Before the store that takes it out of where it was."""
+    w = t.w
+    w[block] = w[block] >> HEAD_WORDS << HEAD_WORDS | t.cached
+
+
 def give_block(t: Thread, base: int, n_bytes: int) -> None:
     """Free a block of :func:`take_block`."""
     pool = block_pool(n_bytes)
     if pool < LARGE_ORDER:
         give(t, pool, base)
         return
+    give_large(t, pool, base)
+
+
+def give_large(t: Thread, pool: int, base: int) -> None:
+    """Free a large block."""
+    own_block(t, base)
     w = t.w
-    words = _large_words(n_bytes)
-    w[base + FB_WORDS] = words
-    w[base] = t.cached  # from here on it goes into its list even if we die
+    words = w[base] >> HEAD_WORDS
     most = min(_KEEP_WORDS, w[H_LIMIT_WORDS] // _KEEP_PART)
     if words <= most:
         # What was used last is what will be used next: others make room for it.
@@ -239,7 +255,7 @@ def _take_large(t: Thread, pool: int, n_bytes: int) -> tuple[int, bool]:
     base = _pop(t, pool, POOL_HOT) or _pop(t, pool, POOL_FREE)
     if not base:
         return _extend(t, pool, 1 << pool, words), True
-    have: int = w[base + FB_WORDS]
+    have: int = w[base] >> HEAD_WORDS
     try:
         if have < words:
             _account(t, words - have)
@@ -248,9 +264,9 @@ def _take_large(t: Thread, pool: int, n_bytes: int) -> tuple[int, bool]:
             except BaseException:
                 _account(t, have - words)
                 raise
-            w[base + FB_WORDS] = words
+            w[base] = t.cached | words << HEAD_WORDS
         elif have > words:
-            w[base + FB_WORDS] = words
+            w[base] = t.cached | words << HEAD_WORDS
             _account(t, words - have)
             t.segment.give_back(base + words, have - words)
     except BaseException:
@@ -269,10 +285,10 @@ def _pop(t: Thread, pool: int, which: int) -> int:
     t.enter(lock)
     base: int = w[head]
     if base:
-        w[base] = t.cached
+        own_block(t, base)
         w[head] = w[base + R_LINK]  # publishes: it is ours
         if which == POOL_HOT:
-            w[H_KEPT_WORDS] -= w[base + FB_WORDS]
+            w[H_KEPT_WORDS] -= w[base] >> HEAD_WORDS
     t.leave(lock)
     return base
 
@@ -296,10 +312,10 @@ def _cool(t: Thread, pool: int, base: int) -> None:
     Crash: counted first, so that at most pages stay, until the block is used again.
     """
     w = t.w
-    words = w[base + FB_WORDS]
+    words = w[base] >> HEAD_WORDS
     lock = t.locks[L_SEGMENT]
     t.enter(lock)
-    w[base + FB_WORDS] = PAGE_WORDS
+    w[base] = t.cached | PAGE_WORDS << HEAD_WORDS
     w[H_COMMITTED_WORDS] -= words - PAGE_WORDS  # dead before it: too high by that, never too low
     t.leave(lock)
     t.segment.give_back(base + PAGE_WORDS, words - PAGE_WORDS)
@@ -323,7 +339,7 @@ def repair_kept(w: memoryview) -> None:
     for pool in range(LARGE_ORDER, MAX_BLOCK_ORDER + 1):
         base = w[POOLS + pool * POOL_WORDS + POOL_HOT]
         while base:
-            kept += w[base + FB_WORDS]
+            kept += w[base] >> HEAD_WORDS
             base = w[base + R_LINK]
     w[H_KEPT_WORDS] = kept
 
@@ -410,8 +426,7 @@ def _add_extent(t: Thread, pool: int, words: int, commit_words: int) -> int:
             w[entry + E_BASE] = base
             w[entry + E_WORDS] = words
             if pool >= LARGE_ORDER:  # the extent is one block, and from the start in our cache
-                w[base] = t.cached
-                w[base + FB_WORDS] = commit_words
+                w[base] = t.cached | commit_words << HEAD_WORDS
             w[H_COMMITTED_WORDS] += commit_words  # dead before the next store: too high by that, never too low
             w[EXTENTS + EXTENTS_COUNT] = n + 1  # publishes
     except SharedMemoryFull as full:
@@ -480,34 +495,40 @@ def check_pool(w: memoryview, pool: int, caches: dict[int, list[int]], live: set
 
 
 def sweep(w: memoryview, pool: int, slot: int, reachable: set[int]) -> list[int]:
-    """Return to the free list what the dead `slot` had cached, or had taken and never published.
+    """Return to the free list what was the dead `slot`'s own, but for messages with handles, and what it destroyed.
 
     Runs: the supervisor alone, under the pool's lock.     Returns: the bases freed.
-    `reachable`: records of the pool that something refers to (they stay).
+    `reachable`: of what it says is live, what something refers to (that stays).
     """
     free = set(free_records(w, pool))
     p = POOLS + pool * POOL_WORDS
     swept = []
     for base in records(w, pool):
         head = w[base + R_HEAD]
-        if head >> 8 == slot and base not in free and (head & 0xFF == REC_CACHED or base not in reachable):
+        state = head & REC_STATE
+        if head >> HEAD_SLOT & HEAD_SLOT_MASK != slot or base in free or state not in (REC_CACHED, REC_LIVE):
+            continue
+        if state == REC_CACHED or base not in reachable:
             if pool < MIN_BLOCK_ORDER:
                 w[base + R_GEN] += 1
             # A large block has all of its memory until that is counted as given back.
-            hot = pool >= LARGE_ORDER and head & 0xFF == REC_CACHED and w[base + FB_WORDS] > PAGE_WORDS
-            which = p + (POOL_HOT if hot else POOL_FREE)
+            words = head >> HEAD_WORDS
+            which = p + (POOL_HOT if words > PAGE_WORDS else POOL_FREE)
             w[base + R_LINK] = w[which]
-            w[base + R_HEAD] = REC_FREE
+            w[base + R_HEAD] = REC_FREE | words << HEAD_WORDS
             w[which] = base
-            if hot:
-                w[H_KEPT_WORDS] += w[base + FB_WORDS]
+            if words > PAGE_WORDS:
+                w[H_KEPT_WORDS] += words
             swept.append(base)
     return swept
 
 
-def live_head(slot: int) -> int:
-    return REC_LIVE | slot << 8
+def head_of(slot: int, state: int) -> int:
+    """The head of a record that is `state`, by this slot."""
+    return state | slot << HEAD_SLOT
 
 
-def cached_head(slot: int) -> int:
-    return REC_CACHED | slot << 8
+def is_own(w: memoryview, base: int, slots: Collection[int]) -> bool:
+    """Whether the record or block is one of these slots' own."""
+    head = w[base + R_HEAD]
+    return head & REC_STATE in (REC_CACHED, REC_CARRIES) and head >> HEAD_SLOT & HEAD_SLOT_MASK in slots

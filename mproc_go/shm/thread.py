@@ -20,13 +20,15 @@ from mproc_go.shm.layout import (
     M_DEADLINE,
     M_DUMP,
     M_EXTERNAL,
-    M_HAND,
     M_HOST,
     M_INBOX,
     M_KIND,
     M_OS_PID,
     M_P,
     M_PHASE,
+    M_REDO,
+    M_REDO_AT,
+    M_REDO_OF,
     M_REPLIED,
     M_RESIDENT,
     M_RETIRE,
@@ -36,10 +38,15 @@ from mproc_go.shm.layout import (
     M_YIELD,
     MIN_BLOCK_ORDER,
     N_POOLS,
+    REC_CACHED,
+    REC_CARRIES,
+    REC_DYING,
+    REC_LIVE,
+    REFS_BY,
     slot_base,
 )
 from mproc_go.shm.lock import Lock
-from mproc_go.shm.pool import cache_size, cached_head, live_head
+from mproc_go.shm.pool import cache_size, head_of
 from mproc_go.shm.sem import Semaphore
 
 CACHE_SIZES = [cache_size(pool) for pool in range(N_POOLS)]
@@ -50,7 +57,7 @@ def clear_slot(w: Any, slot: int) -> None:
     base = slot_base(slot)
     for word in (M_STATE, M_P, M_INBOX, M_ATTENTION, M_YIELD, M_RETIRE, M_RUNNING, M_RESIDENT, M_DEADLINE):
         w[base + word] = 0
-    for word in (M_EXTERNAL, M_SPINNING, M_DUMP, M_REPLIED, M_CUT, M_HAND):
+    for word in (M_EXTERNAL, M_SPINNING, M_DUMP, M_REPLIED, M_CUT):
         w[base + word] = 0
 
 
@@ -62,9 +69,9 @@ class Thread:
         locks: the process's locks, by number.
         notes: the process's semaphores to wake slots with, by slot.
         slot, base: number and record of the slot; `ph` its first phase word.
-        hand, holds: where its message in hand lies, and how many there have been (runtime/message.py: hold).
         note: the semaphore this thread sleeps on.
-        live, cached: heads of records it took and of records in its caches.
+        live, cached, carries, dying: heads of what it put somewhere, and of what is its own (REC_... in layout.py).
+        redo_of, redo_at, redo, by: the words of its redo record, and its mark in R_REFS (shm/counts.py).
         caches, cache_sizes: private free records, by pool.
         held: locks it has, as they were when it took them, the last at the end (the hot paths keep theirs in a local
             variable). A stack: a finalizer or a signal handler may take and give back others in between.
@@ -87,11 +94,15 @@ class Thread:
         self.slot = slot
         self.base = slot_base(slot)
         self.ph = self.base + phase_offset
-        self.hand = self.base + M_HAND
-        self.holds = 0
         self.note = notes[slot]
-        self.live = live_head(slot)
-        self.cached = cached_head(slot)
+        self.live = head_of(slot, REC_LIVE)
+        self.cached = head_of(slot, REC_CACHED)
+        self.carries = head_of(slot, REC_CARRIES)
+        self.dying = head_of(slot, REC_DYING)
+        self.redo_of = self.base + M_REDO_OF
+        self.redo_at = self.base + M_REDO_AT
+        self.redo = self.base + M_REDO
+        self.by = slot + 1 << REFS_BY
         self.caches: list[list[int]] = [[] for _ in range(N_POOLS)]
         self.cache_sizes = CACHE_SIZES
         self.held: list[Lock] = []

@@ -13,12 +13,14 @@ Steps of :meth:`Reaper.bury`, each safe to do while the living go on:
 6. Its started goroutines end with WorkerLost, for whoever holds the handle, else as a panic; or run again, where
    retries are left. Not before every delivery to one of them has arrived: it writes into their records. The threads of
    a program were goroutines to whom they waited for; these are nobody's loss, and their records rest for a while.
-7. Its handles: its bit is cleared in every record; what then has no reference is given to a worker to free.
+7. Its handles: its bit is cleared in every record; what then has no reference is given to a worker to free, and so is
+   what it was destroying.
 8. Timers and deadlines that its alarm was to look at are given to a worker.
-9. Records in its caches go back to their pools. Everybody is woken once, to look again.
+9. What was its own goes back to the pools. Everybody is woken once, to look again.
 
-What the dead had in hand and no structure names yet stays allocated until the runtime ends, but for messages that its
-slot names (runtime/message.py: hold).
+What the dead had in its hands is free again, or goes to a worker, to be freed with what it carries: heads say whose
+everything is that no structure names (shm/pool.py). Where a dead thread was just putting something into a structure, or
+taking it out, the structure says which of both it came to.
 
 Runs: the supervisor, one burial at a time.     Source: shared words and who may store them: shm/layout.py.
 """
@@ -30,10 +32,10 @@ from collections.abc import Callable, Iterable, Iterator
 
 from mproc_go.errors import SharedMemoryFull, tell
 from mproc_go.observe.stacks import header
-from mproc_go.sched import idle, repairs, runq, states, waitq
+from mproc_go.sched import idle, orphans, repairs, runq, states, waitq
 from mproc_go.sched.deliver import deliver, in_inbox
+from mproc_go.shm import counts, note, pool
 from mproc_go.shm import lock as locks
-from mproc_go.shm import note, pool
 from mproc_go.shm.doors import Doors
 from mproc_go.shm.layout import (
     BLOCK_DATA,
@@ -55,12 +57,13 @@ from mproc_go.shm.layout import (
     H_ON_PANIC,
     H_SLOTS,
     H_STOP,
-    HAND_WORDS,
     HDR_HAS_HANDLES,
+    HDR_LEN_MASK,
     HDR_LOST,
     HDR_SPILLED,
-    KIND_ARRAY,
-    KIND_BUFFER,
+    HEAD_SLOT,
+    HEAD_SLOT_MASK,
+    HEAD_WORDS,
     KIND_CLIENT,
     KIND_FREE,
     KIND_LETTER,
@@ -69,11 +72,12 @@ from mproc_go.shm.layout import (
     L_PS,
     L_SCHED,
     LARGE_ORDER,
-    LT_MSG,
+    LT_BLOCK,
+    LT_POOL,
+    LT_STATE,
     M_ATTENTION,
     M_CUT,
     M_FINISHED,
-    M_HAND,
     M_HOST,
     M_INBOX,
     M_KIND,
@@ -81,17 +85,17 @@ from mproc_go.shm.layout import (
     M_P,
     M_PHASE,
     M_PHASE_LEVELS,
+    M_REPLY,
     M_RUNNING,
     M_SPAWNED,
     M_SPINNING,
     MAX_PS,
-    MB_BLOCK,
+    MIN_BLOCK_ORDER,
     N_HOLDER_WORDS,
     N_OBJECT_LOCKS,
     N_POOLS,
     O_KIND,
     ON_PANIC_LOG,
-    OUT_CLOSED,
     OUT_MASK,
     OUT_OK,
     POOL_G,
@@ -102,19 +106,22 @@ from mproc_go.shm.layout import (
     R_LINK,
     R_REFS,
     REC_CACHED,
+    REC_CARRIES,
+    REC_DYING,
     REC_LIVE,
+    REC_STATE,
+    REFS_MASK,
     S_ADRIFT,
     S_DUMPER,
     S_FATAL,
     S_GOMAXPROCS,
-    S_ORPHANS,
     SG_CASE,
     SG_G,
     SG_MSG,
+    SG_PINNED,
     SG_RECEIVES,
     SG_SELECT,
     SG_SEQ,
-    SLOT_MSG_WORDS,
     STOP_LOST,
     SUDOG_BODY,
     WITH_INBOX,
@@ -128,12 +135,14 @@ from mproc_go.supervisor.crashes import function_name
 from mproc_go.supervisor.thread import SupervisorThread
 
 _PAUSE_S = 20e-6
+# Of the text about a lost goroutine, where there is no memory for all of it: up to its G_RETRY_RECORD.
+_SHORT_BYTES = (G_RETRY_RECORD - G_MSG - 1) * WORD
 # How long the record of a program's thread stays what it was, in seconds. Whoever decided its wait may not have looked
 # yet whom to wake: a client goes on as soon as it sees the decision, so nothing says that it was delivered.
 _REST_S = 2.0
 # How often workers are asked to look at timers of the dead, in seconds, until one does.
 _ASK_S = 0.5
-_REFS_MASK = (1 << 32) - 1
+_STARTING = states.RUNNING | states.STARTING << states.REASON_SHIFT
 
 
 class Reaper:
@@ -196,6 +205,8 @@ class Reaper:
     def _repair_lock(self, number: int) -> None:
         """Complete what a dead thread began under that lock. Runs alone: the new door is still shut."""
         w = self.t.w
+        for slot in self.dead | self.cut:
+            counts.repair(w, slot)
         if number == L_SCHED:
             runq.repair_global(w)
             idle.repair(w, self._living_workers())
@@ -203,14 +214,20 @@ class Reaper:
             pool.repair_kept(w)
         elif number in repairs.UNDER_LOCK:
             kind, repair = repairs.UNDER_LOCK[number]
-            repair(w, [base for base in self._live(POOL_OBJECT) if w[base + O_KIND] == kind])
+            objects = [base for base in self._in_use(POOL_OBJECT) if w[base + O_KIND] == kind]
+            for base in objects:
+                self._restore(base)
+            repair(w, objects)
         elif L_OBJECTS <= number < L_OBJECTS + N_OBJECT_LOCKS:
             for base in self._live(POOL_OBJECT):
-                kind = w[base + O_KIND]  # read once: the living free and reuse records meanwhile
-                if object_lock(base) == number and kind in repairs.REPAIR:
-                    self._woken += repairs.REPAIR[kind](self.t, base)
+                if object_lock(base) == number:
+                    self._restore(base)
+                    kind = w[base + O_KIND]  # read once: the living free and reuse records meanwhile
+                    if kind in repairs.REPAIR:
+                        self._woken += repairs.REPAIR[kind](self.t, base)
             for g in self._live(POOL_G):
                 if object_lock(g) == number:
+                    self._restore_goroutine(g)
                     waitq.repair(w, g + G_JOINQ)
                     if w[g + G_STATUS] & states.STATUS_MASK >= states.DONE:
                         self._woken += waitq.decide_all(w, g + G_JOINQ, OUT_OK)
@@ -221,8 +238,42 @@ class Reaper:
         w = self.t.w
         slot, record = w[g + G_M], w[g + G_DECIDE]
         if slot in self.dead and record >> 32 == w[slot_base(slot) + M_FINISHED] + 1:
-            w[g + R_REFS] = record & _REFS_MASK
+            w[g + R_REFS] = record & REFS_MASK
             w[slot_base(slot) + M_FINISHED] = record >> 32
+
+    # ------------------------------------------------------------ what is whose
+    def _is_own(self, base: int) -> bool:
+        """Whether that is, by its head, a dead or a cut off thread's own."""
+        return bool(base) and pool.is_own(self.t.w, base, self.dead | self.cut)
+
+    def _say_live(self, bases: Iterable[int]) -> None:
+        """Something shared names them: a dead thread had not said so yet, or said already that it was taking them."""
+        w = self.t.w
+        for base in bases:
+            if self._is_own(base):
+                w[base] = w[base] & ~REC_STATE | REC_LIVE
+
+    def _restore(self, base: int) -> None:
+        """Say again that what an object names is live. Runs: under what guards that, or where nobody is left to."""
+        names = repairs.NAMES.get(self.t.w[base + O_KIND])
+        if names is not None:
+            self._say_live(names(self.t.w, base))
+
+    def _restore_goroutine(self, g: int) -> None:
+        """The same of a goroutine that has not started, or has ended."""
+        w = self.t.w
+        status = w[g + G_STATUS] & states.STATUS_MASK
+        if (status == states.RUNNABLE and not w[g + G_M]) or status >= states.DONE:
+            self._say_live(self._messages_of(g))
+
+    def _messages_of(self, g: int) -> list[int]:
+        """The blocks with its arguments, or its result, and what it would run again from."""
+        w = self.t.w
+        found = [w[g + G_MSG + 1]] if w[g + G_MSG] & HDR_SPILLED else []
+        if w[g + G_CODE] & (G_RETRY | G_LEFT):
+            record = w[g + G_RETRY_RECORD]
+            found += [record, w[record + BLOCK_DATA + 2]]
+        return found
 
     # ------------------------------------------------------------ living threads
     def mend(self) -> None:
@@ -269,6 +320,8 @@ class Reaper:
         w[slot_base(slot) + M_P], p = 0, w[slot_base(slot) + M_P]
         w[slot_base(slot) + M_SPINNING] = 0
         self._free_locks()
+        for table in repairs.TABLES:
+            self._say_live(table(w))
         self._count(gone)
         self._leave_queues(slot, gone)
         self._requeue(gone)
@@ -278,7 +331,7 @@ class Reaper:
         self._wake(theirs)
         if self._delivery_under_way(theirs):
             return False
-        self._post_what_they_had(gone)
+        self._post_messages(gone)
         self._end_goroutines(gone, f"worker {os_pid} (M{slot}) {how}")
         self._leave_records(gone)
         if w[S_DUMPER] in gone:  # it was collecting stacks: the next may
@@ -287,8 +340,15 @@ class Reaper:
             objects = [base for base in self._live(POOL_OBJECT) if w[base + O_KIND] == kind]
             if objects:
                 self._woken += finish(self.t, objects)
-        self._drop_handles(slot, gone)
+        self._drop_handles(slot)
+        self._orphan_dying(gone)
         self._set_adrift({slot})
+        self._post_what_they_carried(gone)
+        for s in gone:
+            reply = w[slot_base(s) + M_REPLY]
+            if reply and not w[S_DUMPER]:  # else whoever collects stacks may be reading it, and frees it
+                w[slot_base(s) + M_REPLY] = 0
+                self._say_own(reply, s)
         self._sweep_caches(gone)
         self._wake(theirs)
         for s in gone:
@@ -303,10 +363,15 @@ class Reaper:
     def settle(self) -> None:
         """Free the records that have rested; ask again whether somebody looks at timers. Runs: at each tick."""
         now = time.monotonic()
+        rested = False
         while self._resting and self._resting[0][0] <= now:
-            self._orphan(self._resting.pop(0)[1] | 1)
-        if self.t.w[S_ADRIFT] and now >= self._asked + _ASK_S:  # no worker was there, or it had no room for a thread
+            orphans.put(self.t, self._resting.pop(0)[1] | orphans.GOROUTINE)
+            rested = True
+        # Else no worker was there, or it had no room for a thread.
+        adrift = self.t.w[S_ADRIFT] and now >= self._asked + _ASK_S
+        if adrift:
             self._asked = now
+        if rested or adrift:
             self._kick()
 
     def _wake(self, theirs: set[int]) -> None:
@@ -347,7 +412,7 @@ class Reaper:
         live = self._live(POOL_G)
         theirs = {w[g + G_GOID] for g in live if w[g + G_M] in gone}
         for g in live:
-            status, slot, record = w[g + G_STATUS] & states.STATUS_MASK, w[g + R_HEAD] >> 8, w[g + G_DECIDE]
+            status, slot, record = w[g + G_STATUS] & states.STATUS_MASK, w[g + R_HEAD] >> HEAD_SLOT, w[g + G_DECIDE]
             if status == states.RUNNABLE and not w[g + G_M] and slot in gone:
                 # Made by a goroutine of the dead: else the number is another slot's count.
                 if record == w[slot_base(slot) + M_SPAWNED] + 1 and w[g + G_PARENT] in theirs:
@@ -363,7 +428,7 @@ class Reaper:
                 w[g + G_MSG] = 0  # it may have been freed already
                 if w[g + G_CODE] & G_RETRY:
                     w[g + G_CODE] |= G_LEFT
-                self._orphan(g | 1)
+                orphans.put(self.t, g | orphans.GOROUTINE)
 
     def _leave_queues(self, host: int, gone: list[int]) -> None:
         """Take dead goroutines out of the queues of what their process had handles of.
@@ -371,7 +436,7 @@ class Reaper:
         These handles count until step 7; any other record may be freed, and become something else, while we look.
         """
         w = self.t.w
-        self._purge_all(host, lambda g: w[g + G_M] in gone, True)
+        self._purge_all(host, lambda g: w[g + G_M] in gone)
         word, bit = R_HOLDERS + host // 64, 1 << host % 64
         for base in self._live(POOL_OBJECT):
             kind = w[base + O_KIND]
@@ -381,90 +446,95 @@ class Reaper:
                 self._woken += repairs.FORGET[kind](w, base, lambda g: w[g + G_M] in gone, self.t.slot)
                 self.t.leave(lock)
 
-    def _purge_all(self, host: int, theirs: Callable[[int], bool], dead: bool = False) -> None:
-        """Unlink the sudogs of those goroutines from every queue of what the process `host` has handles of.
-
-        `dead`: the messages that they brought are nobody's now.
-        """
+    def _purge_all(self, host: int, theirs: Callable[[int], bool]) -> None:
+        """Unlink the sudogs of those goroutines from every queue of what the process `host` has handles of."""
         w = self.t.w
         word, bit = R_HOLDERS + host // 64, 1 << host % 64
         for base in self._live(POOL_OBJECT):
             if w[base + word] & bit:
-                kind = w[base + O_KIND]
-                for q in repairs.QUEUES.get(kind, ()):
+                for q in repairs.QUEUES.get(w[base + O_KIND], ()):
                     if w[base + q]:
-                        self._purge(base, base + q, theirs, dead and q == repairs.BRINGS.get(kind))
+                        self._purge(base, base + q, theirs)
         for g in self._live(POOL_G):
             if w[g + word] & bit and w[g + G_STATUS] & states.STATUS_MASK <= states.WAITING and w[g + G_JOINQ]:
                 self._purge(g, g + G_JOINQ, theirs)
 
-    def _purge(self, base: int, q: int, theirs: Callable[[int], bool], brings: bool = False) -> None:
+    def _purge(self, base: int, q: int, theirs: Callable[[int], bool]) -> None:
         """Unlink the sudogs of those goroutines from the queue at word `q` of the record at `base`."""
         t, w = self.t, self.t.w
-        left = []
         lock = t.locks[object_lock(base)]
         t.enter(lock)
         for s in waitq.sudogs(w, q):
-            g = w[s + SG_G]
-            if theirs(g):
+            if theirs(w[s + SG_G]):
                 waitq.remove(w, q, s)
-                if brings and not w[s + SG_SELECT] and not w[g + G_DECIDE]:
-                    left.append(s)
         t.leave(lock)
-        for s in left:
-            self._post(s + SG_MSG)
 
-    def _post_what_they_had(self, gone: list[int]) -> None:
-        """Have the messages discarded that the dead had in hand, or that their goroutines brought, or never saw.
+    def _post_messages(self, gone: list[int]) -> None:
+        """Have the messages discarded that their goroutines brought and nobody took, or were given and did not take.
 
-        Not those that they took with them out of a queue (_purge). A status other than RUNNING says what they waited
-        for, and that they have not looked at the decision: nobody decides anything of theirs any more.
+        Sudogs say so, until their goroutine takes a message from there: nobody decides anything of theirs any more, and
+        they are in no queue. Whether they know the decision already makes no difference.
         """
         w = self.t.w
-        for slot in gone:
-            hand = slot_base(slot) + M_HAND
-            if w[hand]:
-                self._post(hand, HAND_WORDS)
-                w[hand] = 0
-        outcomes = {}
+        decisions = {}
+        sudogs = []  # with the decisions of their goroutines
         for g in self._live(POOL_G):
-            status, decision = w[g + G_STATUS], w[g + G_DECIDE]
-            if w[g + G_M] not in gone or status & states.STATUS_MASK not in (states.WAITING, states.RUNNABLE):
+            if w[g + G_M] not in gone:
                 continue
-            reason, outcome = status >> states.REASON_SHIFT, decision & OUT_MASK
-            if reason == states.SELECT:
-                outcomes[g] = decision
-            elif (reason == states.CHAN_SEND and outcome == OUT_CLOSED) or (
-                reason == states.CHAN_RECEIVE and outcome == OUT_OK
-            ):
-                self._post(g + G_SUDOG + SG_MSG)
-        if not outcomes:
-            return
+            status = w[g + G_STATUS]
+            if status == _STARTING:
+                if not w[g + G_CODE] & G_RETRY:
+                    self._post(g + G_MSG)
+            elif status & states.STATUS_MASK in (states.RUNNING, states.WAITING, states.RUNNABLE):
+                decisions[g] = w[g + G_DECIDE]
+                sudogs.append((g + G_SUDOG, w[g + G_DECIDE]))
         for record in self._live(POOL_SUDOG):
-            s = record + SUDOG_BODY
-            decided = outcomes.get(w[s + SG_G])
-            if w[record + R_HEAD] >> 8 not in gone or decided is None:
-                continue
-            chosen = decided & OUT_MASK == OUT_OK and decided >> 8 & 0xFFFFFF == w[s + SG_CASE]
-            if chosen == (w[s + SG_SEQ] == SG_RECEIVES):  # given by another; or its own, and not sent
+            g = w[record + SUDOG_BODY + SG_G]
+            if w[record + R_HEAD] >> HEAD_SLOT in gone and g in decisions:
+                sudogs.append((record + SUDOG_BODY, decisions[g]))
+        for s, decision in sudogs:
+            chosen = decision & OUT_MASK == OUT_OK and (
+                not w[s + SG_SELECT] or decision >> 8 & 0xFFFFFF == w[s + SG_CASE]
+            )
+            if w[s + SG_SEQ] != SG_PINNED and chosen == (w[s + SG_SEQ] == SG_RECEIVES):
                 self._post(s + SG_MSG)
 
-    def _post(self, at: int, words: int = SLOT_MSG_WORDS) -> None:
-        """Give a worker the message that lies in those words, to discard it. Twin: runtime/message.py."""
+    def _post(self, at: int) -> None:
+        """Give a worker the message at word `at`, of somebody dead, to discard it."""
+        w = self.t.w
+        if w[at] & HDR_SPILLED and w[w[at + 1]] & REC_STATE == REC_LIVE:  # else it is in hands, dead or living
+            state = REC_CARRIES if w[at] & HDR_HAS_HANDLES else REC_CACHED
+            self._send_letter(w[at + 1], pool.block_pool(w[at] & HDR_LEN_MASK), state)
+
+    def _post_what_they_carried(self, gone: list[int]) -> None:
+        """Have the messages with handles discarded that the dead had in their hands."""
+        w = self.t.w
+        for which in range(MIN_BLOCK_ORDER, N_POOLS):
+            for block in pool.records(w, which):
+                if w[block] & REC_STATE == REC_CARRIES and w[block] >> HEAD_SLOT & HEAD_SLOT_MASK in gone:
+                    self._send_letter(block, which, REC_CARRIES)
+
+    def _send_letter(self, block: int, which: int, state: int) -> None:
+        """Give a worker a block to free, with what it carries. Twin: runtime/message.py."""
         t, w = self.t, self.t.w
-        if not w[at] & (HDR_SPILLED | HDR_HAS_HANDLES):
-            return
         try:
             base = pool.take(t, POOL_OBJECT)
-        except SharedMemoryFull:  # not even for that: what it holds stays
+        except SharedMemoryFull:  # not even for that: it stays
             return
-        w[base + O_KIND] = w[base + R_REFS] = 0
+        w[base + R_REFS] = 0
         for i in range(N_HOLDER_WORDS):
             w[base + R_HOLDERS + i] = 0
-        for i in range(words):
-            w[base + LT_MSG + i] = w[at + i]
+        w[base + LT_BLOCK] = block
+        w[base + LT_STATE] = state
+        w[base + LT_POOL] = which
         w[base + O_KIND] = KIND_LETTER
-        self._orphan(base)
+        pool.put_block(t, block)
+        orphans.put(self.t, base)
+
+    def _say_own(self, block: int, slot: int) -> None:
+        """Have what was named by something of the dead be swept with its caches."""
+        w = self.t.w
+        w[block] = w[block] >> HEAD_WORDS << HEAD_WORDS | pool.head_of(slot, REC_CACHED)
 
     def _end_goroutines(self, gone: list[int], who: str) -> None:
         t, w = self.t, self.t.w
@@ -479,7 +549,7 @@ class Reaper:
             if states.is_system(w[g + G_STATUS]):  # of ours, and counted as ended when it began
                 w[g + G_MSG] = w[g + G_DECIDE] = 0
                 w[g + G_STATUS] = states.DONE
-                self._orphan(g | 1)
+                orphans.put(self.t, g | orphans.GOROUTINE)
                 continue
             if w[slot_base(w[g + G_M]) + M_KIND] == KIND_CLIENT:  # also a helper thread of a worker
                 w[g + G_MSG] = w[g + G_DECIDE] = w[g + R_REFS] = 0
@@ -499,13 +569,21 @@ class Reaper:
             entry = f"{header(w[g + G_GOID], w[g + G_STATUS])}\n{stack or place}\n{maker}"
             name = function_name(t, w[g + G_CODE] >> CODE_SHIFT)
             data = f"{text}{name and ', in ' + name.replace(':', '.')}\n{stack}{stack and chr(10)}{maker}".encode()
-            block = pool.take_block(t, len(data))
-            t.mem[(block + BLOCK_DATA) * WORD : (block + BLOCK_DATA) * WORD + len(data)] = data
+            hdr, block = len(data) | HDR_LOST | HDR_SPILLED, 0
+            try:
+                block = pool.take_block(t, len(data))
+                pool.put_block(t, block)
+                t.mem[(block + BLOCK_DATA) * WORD : (block + BLOCK_DATA) * WORD + len(data)] = data
+            except SharedMemoryFull:  # in short then, where its arguments were
+                data = data[:_SHORT_BYTES]
+                hdr = len(data) | HDR_LOST
+                t.mem[(g + G_MSG + 1) * WORD : (g + G_MSG + 1) * WORD + len(data)] = data
             lock = t.locks[object_lock(g)]
             t.enter(lock)
             held = w[g + R_REFS] > 1
-            w[g + G_MSG] = len(data) | HDR_LOST | HDR_SPILLED
-            w[g + G_MSG + 1] = block
+            if block:
+                w[g + G_MSG + 1] = block
+            w[g + G_MSG] = hdr
             w[g + G_DECIDE] = 0  # or its last decision would be taken for the redo record of its end
             w[g + G_STATUS] = states.FAILED  # publishes
             self._woken += waitq.decide_all(w, g + G_JOINQ, OUT_OK)
@@ -520,7 +598,7 @@ class Reaper:
                 else:
                     self._panic(f"{text}\n\n{entry}".encode())  # Twin: runtime/panics.py fatal
             if not refs:
-                self._orphan(g | 1)
+                orphans.put(self.t, g | orphans.GOROUTINE)
 
     def _leave_records(self, gone: list[int]) -> None:
         """Have what the dead kept to run a goroutine again, which has ended since, be freed with its last handle."""
@@ -550,9 +628,14 @@ class Reaper:
         t, w = self.t, self.t.w
         if w[H_STOP]:
             return
-        block = pool.take_block(t, len(data) + WORD)
-        w[block + BLOCK_DATA] = len(data)
-        t.mem[(block + BLOCK_DATA + 1) * WORD : (block + BLOCK_DATA + 1) * WORD + len(data)] = data
+        try:
+            block = pool.take_block(t, len(data) + WORD)
+            pool.put_block(t, block)
+            w[block + BLOCK_DATA] = len(data)
+            t.mem[(block + BLOCK_DATA + 1) * WORD : (block + BLOCK_DATA + 1) * WORD + len(data)] = data
+        except SharedMemoryFull:
+            tell(data.decode())
+            block = 0
         t.enter(t.locks[L_SCHED])
         if not w[S_FATAL]:
             w[S_FATAL] = block
@@ -578,13 +661,15 @@ class Reaper:
         lost = [
             g
             for g in self._live(POOL_G)
-            if w[g + R_HEAD] >> 8 in gone
+            if w[g + R_HEAD] >> HEAD_SLOT in gone
             and not w[g + G_M]
-            and w[g + G_STATUS] & states.STATUS_MASK == states.RUNNABLE
+            and (w[g + G_STATUS] & states.STATUS_MASK == states.RUNNABLE or w[g + G_STATUS] == _STARTING)
             and g not in queued
         ]
         if lost:
             for g in lost:
+                w[g + G_STATUS] = states.RUNNABLE
+                self._restore_goroutine(g)
                 w[g + R_HEAD] = t.live
             runq.put_global(t, lost)
 
@@ -623,34 +708,41 @@ class Reaper:
         if had_one:
             idle.wake_p(t)
 
-    def _keep_block(self, block: int, gone: list[int]) -> None:
-        """A record names it: it goes with that one, and not with the cache it came from.
-
-        The record bears the bit of the dead, so nobody is freeing it. Twin: runtime/buffers.py new_memory.
-        """
-        w = self.t.w
-        if block and w[block] & 0xFF == REC_CACHED and w[block] >> 8 in gone:
-            w[block] = pool.live_head(w[block] >> 8)
-
-    def _drop_handles(self, host: int, gone: list[int]) -> None:
+    def _drop_handles(self, host: int) -> None:
         t, w = self.t, self.t.w
         word, bit = R_HOLDERS + host // 64, 1 << host % 64
         for which in (POOL_OBJECT, POOL_G):
             for base in self._live(which):
                 if not w[base + word] & bit:
                     continue
-                if which == POOL_OBJECT and w[base + O_KIND] in (KIND_BUFFER, KIND_ARRAY):
-                    self._keep_block(w[base + MB_BLOCK], gone)
                 lock = t.locks[object_lock(base)]
                 t.enter(lock)
                 refs = 1
                 if w[base + word] & bit:
+                    if which == POOL_OBJECT:
+                        self._restore(base)  # it was making it
                     w[base + word] &= ~bit
                     refs = w[base + R_REFS] - 1
                     w[base + R_REFS] = refs
                 t.leave(lock)
                 if not refs:
-                    self._orphan(base | (which == POOL_G))
+                    orphans.put(t, base | (which == POOL_G and orphans.GOROUTINE))
+
+    def _orphan_dying(self, gone: list[int]) -> None:
+        """Have a worker go on with what the dead were destroying."""
+        t, w = self.t, self.t.w
+        t.enter(t.locks[L_SCHED])
+        listed = orphans.listed(w)
+        t.leave(t.locks[L_SCHED])
+        for which in (POOL_OBJECT, POOL_G):
+            for base in pool.records(w, which):
+                head = w[base + R_HEAD]
+                if head & REC_STATE == REC_DYING and head >> HEAD_SLOT in gone and base not in listed:
+                    if which == POOL_OBJECT:
+                        self._restore(base)
+                    else:
+                        self._say_live(self._messages_of(base))
+                    orphans.put(t, base | (which == POOL_G and orphans.GOROUTINE))
 
     def _set_adrift(self, hosts: set[int]) -> None:
         """Have a worker look at what the alarms of those processes were to look at (lib/alarm.py).
@@ -675,14 +767,6 @@ class Reaper:
             t.leave(lock)
         if found:
             w[S_ADRIFT] = 1
-
-    def _orphan(self, tagged: int) -> None:
-        """Give a record without references to whichever worker looks first, to free it and what it holds."""
-        t, w = self.t, self.t.w
-        t.enter(t.locks[L_SCHED])
-        w[(tagged & ~1) + R_LINK] = w[S_ORPHANS]
-        w[S_ORPHANS] = tagged
-        t.leave(t.locks[L_SCHED])
 
     def _sweep_caches(self, gone: list[int]) -> None:
         t, w = self.t, self.t.w
@@ -712,6 +796,11 @@ class Reaper:
     def _live(self, which: int) -> list[int]:
         w = self.t.w
         return [base for base in pool.records(w, which) if w[base + R_HEAD] & 0xFF == REC_LIVE]
+
+    def _in_use(self, which: int) -> list[int]:
+        """Those that are live, or just destroyed."""
+        w = self.t.w
+        return [base for base in pool.records(w, which) if w[base + R_HEAD] & REC_STATE in (REC_LIVE, REC_DYING)]
 
     def _living_workers(self) -> Iterable[int]:
         w = self.t.w

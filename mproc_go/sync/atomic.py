@@ -8,7 +8,7 @@ from __future__ import annotations
 from mproc_go.runtime import process as rt
 from mproc_go.runtime.handle import SharedHandle, register
 from mproc_go.runtime.process import M, integer, whole
-from mproc_go.shm.layout import AI_VALUE, H_STOP, KIND_ATOMIC, O_KIND, POOL_OBJECT, R_GEN
+from mproc_go.shm.layout import AI_VALUE, H_STOP, KIND_ATOMIC, POOL_OBJECT, R_GEN
 from mproc_go.shm.pool import give
 
 _MIN = -(1 << 63)
@@ -40,7 +40,7 @@ class AtomicInt(SharedHandle):
         m = rt.current()
         base = self._make(m, POOL_OBJECT)
         m.w[base + AI_VALUE] = word
-        m.w[base + O_KIND] = KIND_ATOMIC  # last: whoever walks all objects now finds a whole one
+        self._made(m, base, KIND_ATOMIC)
 
     def load(self) -> int:
         """Its value now. Blocks: never."""

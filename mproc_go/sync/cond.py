@@ -24,7 +24,6 @@ from mproc_go.shm.layout import (
     G_DECIDE,
     H_STOP,
     KIND_COND,
-    O_KIND,
     OUT_OK,
     POOL_OBJECT,
     R_GEN,
@@ -61,12 +60,11 @@ class Cond(SharedHandle):
         mutex._m()  # of this runtime
         base = self._make(m, POOL_OBJECT)
         w = m.w
-        m.process.refs.retain(m, [(mutex.KIND, mutex._base, mutex._gen)])
         w[base + CD_KIND] = mutex.KIND
-        w[base + CD_MUTEX] = mutex._base
-        w[base + CD_MUTEX_GEN] = mutex._gen
+        w[base + CD_MUTEX] = 0
         w[base + CD_WAITQ] = 0
-        w[base + O_KIND] = KIND_COND  # last: whoever walks all objects now finds a whole one
+        self._made(m, base, KIND_COND)
+        m.process.refs.refer(m, base + CD_MUTEX, mutex._base)
         self._mutex = mutex
 
     def _bind(self, m: M, base: int, gen: int) -> None:
@@ -176,10 +174,9 @@ def check(w: Any, base: int) -> None:
 
 
 def _destroy(m: M, base: int) -> None:
-    mutex = references(m.w, base)
+    m.process.refs.unrefer(m, base + CD_MUTEX, m.w[base + CD_KIND])
     m.w[base + R_GEN] += 1
     give(m, POOL_OBJECT, base)
-    m.process.refs.release(m, mutex)
 
 
 register(Cond, _destroy)

@@ -42,7 +42,6 @@ from mproc_go.shm.layout import (
     MX_LOCKED,
     MX_WAITQ,
     MX_WOKEN,
-    O_KIND,
     OUT_AGAIN,
     OUT_MASK,
     OUT_OK,
@@ -77,7 +76,7 @@ class Mutex(SharedHandle):
         base = self._make(m, POOL_OBJECT)
         w = m.w
         w[base + MX_LOCKED] = w[base + MX_WOKEN] = w[base + MX_WAITQ] = 0
-        w[base + O_KIND] = KIND_MUTEX  # last: whoever walks all objects now finds a whole one
+        self._made(m, base, KIND_MUTEX)
 
     def lock(self, timeout: float | None = None) -> None:
         """Lock it. Blocks the goroutine while another has it.

@@ -17,7 +17,6 @@ from mproc_go.sched import repairs, states, waitq
 from mproc_go.shm.layout import (
     H_STOP,
     KIND_ONCE,
-    O_KIND,
     OC_RUNNER,
     OC_STATE,
     OC_WAITQ,
@@ -50,7 +49,7 @@ class Once(SharedHandle):
         w = m.w
         w[base + OC_STATE] = ONCE_NEW
         w[base + OC_RUNNER] = w[base + OC_WAITQ] = 0
-        w[base + O_KIND] = KIND_ONCE  # last: whoever walks all objects now finds a whole one
+        self._made(m, base, KIND_ONCE)
 
     def do(self, fn: Callable[..., Any], /, *args: Any, timeout: float | None = None) -> None:
         """Call ``fn(*args)`` here if this is the first call of ``do`` in the program; else wait until that returned.

@@ -29,7 +29,6 @@ from mproc_go.sched import repairs, states, waitq
 from mproc_go.shm.layout import (
     H_STOP,
     KIND_RWMUTEX,
-    O_KIND,
     POOL_OBJECT,
     R_GEN,
     RW_READQ,
@@ -61,7 +60,7 @@ class RWMutex(SharedHandle):
         base = self._make(m, POOL_OBJECT)
         w = m.w
         w[base + RW_STATE] = w[base + RW_WRITEQ] = w[base + RW_READQ] = 0
-        w[base + O_KIND] = KIND_RWMUTEX  # last: whoever walks all objects now finds a whole one
+        self._made(m, base, KIND_RWMUTEX)
 
     # ------------------------------------------------------------ writing
     @whole

@@ -27,7 +27,6 @@ from mproc_go.shm.layout import (
     G_SUDOG,
     H_STOP,
     KIND_SEMAPHORE,
-    O_KIND,
     POOL_OBJECT,
     R_GEN,
     SG_MSG,
@@ -61,7 +60,7 @@ class Semaphore(SharedHandle):
         w = m.w
         w[base + SM_SIZE] = n
         w[base + SM_HELD] = w[base + SM_WAITQ] = 0
-        w[base + O_KIND] = KIND_SEMAPHORE  # last: whoever walks all objects now finds a whole one
+        self._made(m, base, KIND_SEMAPHORE)
 
     @whole
     def acquire(self, k: int = 1, timeout: float | None = None) -> None:

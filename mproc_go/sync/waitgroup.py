@@ -19,7 +19,6 @@ from mproc_go.shm.layout import (
     H_ON_PANIC,
     H_STOP,
     KIND_WAITGROUP,
-    O_KIND,
     ON_PANIC_LOG,
     OUT_OK,
     POOL_OBJECT,
@@ -50,7 +49,7 @@ class WaitGroup(SharedHandle):
         base = self._make(m, POOL_OBJECT)
         w = m.w
         w[base + WG_COUNT] = w[base + WG_WAITQ] = 0
-        w[base + O_KIND] = KIND_WAITGROUP  # last: whoever walks all objects now finds a whole one
+        self._made(m, base, KIND_WAITGROUP)
 
     def add(self, n: int = 1) -> None:
         """Add `n`, which may be negative, to the counter; at 0 whoever waits is woken. Blocks: never.

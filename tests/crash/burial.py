@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import sys
 from collections import deque
+from pathlib import Path
 
 from greenlet import GreenletExit, getcurrent, greenlet
 
@@ -25,6 +27,9 @@ from mproc_go.supervisor.reaper import Reaper
 from mproc_go.supervisor.thread import SupervisorThread
 from mproc_go.sync import cond, mutex, once, rwmutex, semaphore, waitgroup
 from tests.crash.machine import SIZE_WORDS, Cut, FakeSegment, Words
+
+sys.path.append(str(Path(__file__).parents[2] / "scripts/torture.d"))
+from mproc_torture import audit
 
 DEAD = 1  # slot of the worker that dies
 LIVING = 2
@@ -122,6 +127,13 @@ class FakeM(M):
     def left(self, error):
         """A Cut is the death of the whole process."""
 
+    def mended(self):
+        raise Cut  # what runs on after its death, in a finally clause, finds its lock taken
+
+    def cut_off(self, error):
+        """Nor is it an exception."""
+        return False
+
     def interrupted(self):
         raise AssertionError("nobody stops this program")
 
@@ -191,6 +203,7 @@ class Grave:
         self.client.process.refs.adopt(w, g)
         w[g + L.R_REFS] = 2
         w[g + L.G_STATUS] = states.RUNNING
+        w[g] = m.live
         w[m.base + L.M_SPAWNED] += 1
         waitq.settle_sudog(w, g)
         return g
@@ -221,9 +234,11 @@ class Grave:
     def close(self) -> None:
         """End what still waits; what it then does to a segment that is over counts for nothing."""
         self.words.over = True
+        for m in (self.dead, self.living, self.client):  # nor do finalizers of handles
+            vars(m.process.tls).pop("m", None)
         for fiber in self.fibers:
             if not fiber.dead:
-                with contextlib.suppress(Exception):
+                with contextlib.suppress(Exception, Cut):
                     fiber.throw(GreenletExit)
 
     def foreign(self, handle, m: FakeM):
@@ -248,7 +263,8 @@ class Grave:
         return "m" not in vars(self.dead.process.tls)
 
     def _is_dead(self) -> None:
-        """The process is gone: nothing of it runs any more, not even a finalizer."""
+        """The process is gone: nothing of it runs any more, not even a finalizer or an except clause."""
+        self.dead.process.thread = _nothing_runs
         vars(self.dead.process.tls).pop("m", None)
 
     def bury(self) -> None:
@@ -307,6 +323,8 @@ class Grave:
             assert not any(w[L.slot_base(slot) + L.M_PHASE + level] for level in range(8)), f"slot {slot} shows a lock"
         self._check_scheduler()
         self._check_goroutines()
+        faults = audit.faults(w, self.segment.mem)
+        assert not faults, "; ".join(faults)
         for base in self.live(L.POOL_OBJECT):
             assert w[base] >> 8 != DEAD or w[base + L.R_REFS] < 64, "references below zero"
             kind = w[base + L.O_KIND]
@@ -362,7 +380,7 @@ class Grave:
                 continue
             assert home != DEAD, f"a goroutine of the dead was forgotten, in state {status}"
             if not home:
-                assert status == states.RUNNABLE
+                assert status == states.RUNNABLE, f"goroutine {w[g + L.G_GOID]} is of no M, in state {w[g + L.G_STATUS]}"
                 assert g in queued, "a goroutine that has not started is in no queue"
             elif status == states.WAITING and w[g + L.G_DECIDE] and home == LIVING:
                 assert g in self.inbox(self.living), "a wake-up died with its sender"
@@ -378,6 +396,10 @@ class Grave:
 
 def _nothing(*args):
     pass
+
+
+def _nothing_runs():
+    raise Cut
 
 
 def burials(build, operate):

@@ -203,6 +203,7 @@ class Machine:
         w[g + L.G_DECIDE] = 0
         w[g + L.G_JOINQ] = 0
         w[g + L.G_STATUS] = states.RUNNING if started else states.RUNNABLE
+        w[g] = t.live
         waitq.settle_sudog(w, g)
         return g
 

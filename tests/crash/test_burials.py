@@ -189,7 +189,9 @@ def test_discarding_the_messages_of_the_dead():
     def build(grave):
         for _ in range(3):
             g = grave.goroutine(grave.living)
-            message.put(grave.words, grave.living.mem, g + L.G_MSG, *message.pack(grave.living, LONG_MESSAGE, 0))
+            hdr, body = message.pack(grave.living, LONG_MESSAGE, 0)
+            message.put(grave.words, grave.living.mem, g + L.G_MSG, hdr, body)
+            message.let_go(grave.living, body)
             grave.reaper._post(g + L.G_MSG)
 
     def operate(grave, _):
@@ -316,6 +318,7 @@ def new_goroutine(grave, m):
         w[g + L.R_HOLDERS + i] = 0
     w[g + L.R_REFS] = 1
     w[g + L.G_STATUS] = states.RUNNABLE
+    w[g] = m.live
     w[m.base + L.M_SPAWNED] += 1
     return g
 

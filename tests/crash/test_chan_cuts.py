@@ -28,6 +28,9 @@ class State:
         w[ch + L.CH_RING] = self.ring
         w[ch + L.CH_HEAD] = w[ch + L.CH_TAIL] = start
         w[ch + L.CH_CLOSED] = w[ch + L.CH_RECVQ] = w[ch + L.CH_SENDQ] = 0
+        w[ch] = t.live
+        if cap:
+            pool.put_block(t, self.ring - L.BLOCK_DATA)
         for value in range(buffered):
             hdr, data = wire.encode(value)
             assert ops.send(t, ch, hdr, data)[0] == ops.DONE
@@ -48,16 +51,17 @@ class State:
         hdr, data = (0, b"") if value is None else wire.encode(value)
         if not selects:
             if value is None:
-                waitq.join(w, self.ch + q, g)
+                ops.wait_to_receive(t, self.ch, g)
             else:
-                ops.wait_to_send(w, machine.segment.mem, self.ch, g, hdr, data)
+                ops.wait_to_send(t, self.ch, g, hdr, data)
             return
         s = pool.take(t, L.POOL_SUDOG) + L.SUDOG_BODY
         w[s + L.SG_G] = g
         w[s + L.SG_CASE] = 7
-        w[s + L.SG_SEQ] = 0
+        w[s + L.SG_SEQ] = L.SG_RECEIVES if value is None else 0
         w[s + L.SG_SELECT] = 1
         put(w, machine.segment.mem, s + L.SG_MSG, hdr, data)
+        w[s - L.SUDOG_BODY] = t.live
         waitq.enqueue(w, self.ch + q, s)
 
     def sudog(self, machine, g):
@@ -269,7 +273,7 @@ def test_waiting_to_send_cut_anywhere(cap, buffered, senders):
 
     def operate(machine, state):
         hdr, data = wire.encode(99)
-        ops.wait_to_send(machine.words, machine.segment.mem, state.ch, state.g, hdr, data)
+        ops.wait_to_send(machine.threads[0], state.ch, state.g, hdr, data)
 
     others = list(range(buffered + senders))
     for machine, state, n, died in cuts(build, operate):
@@ -278,6 +282,26 @@ def test_waiting_to_send_cut_anywhere(cap, buffered, senders):
         got = drain(machine, state)
         assert got in (others, [*others, 99]), f"cut at store {n}: {got}"
         assert died or got[-1] == 99
+
+
+@pytest.mark.parametrize(("cap", "receivers"), [(0, 0), (0, 1), (2, 2)])
+def test_waiting_to_receive_cut_anywhere(cap, receivers):
+    """A receiver that waits is the last of the queue, and was given nothing, or it is not there."""
+
+    def build(machine):
+        state = State(machine, cap, 0, 0, receivers)
+        state.g = machine.new_goroutine(machine.threads[0])
+        machine.words[state.g + L.G_SUDOG + L.SG_MSG] = 77  # what an earlier wait left there
+        return state
+
+    for machine, state, n, died in cuts(
+        build, lambda machine, state: ops.wait_to_receive(machine.threads[0], state.ch, state.g)
+    ):
+        ops.repair(machine.supervisor, state.ch)
+        ops.check(machine.words, state.ch)
+        queued = waitq.sudogs(machine.words, state.ch + L.CH_RECVQ)
+        assert len(queued) in ((receivers, receivers + 1) if died else (receivers + 1,)), f"cut at store {n}"
+        assert not any(machine.words[s + L.SG_MSG] for s in queued)
 
 
 TWICE = {

@@ -17,11 +17,11 @@ from tests.crash.machine import Words
 # Not operations that a worker may die in: repair runs alone in the supervisor, and is cut by tests of its own (a second
 # death). The last three die in test_burials.py, with the real reaper.
 _NOT_CUT = {
-    ops: {"repair"},
+    ops: {"repair", "take_given"},  # test_burials cuts the second
     waitq: {"repair", "settle_sudog"},
     runq: {"repair_global"},
     pool: {"sweep", "repair_kept"},
-    message: {"stow", "hold", "_destroy_letter"},  # test_burials cuts these
+    message: {"stow", "own", "discard_at", "_destroy_letter"},  # test_burials cuts these
     sending: {"_send_slow"},
     receiving: {"_recv_slow"},
     table: {"repair", "forget"},

@@ -130,10 +130,10 @@ MUTANTS = {
         ops,
         "wait_to_send",
         [
-            ("put(w, mem, g + G_SUDOG + SG_MSG, hdr, body)", "pass"),
+            ("put(w, t.mem, g + G_SUDOG + SG_MSG, hdr, body)", "pass"),
             (
                 "waitq.join(w, ch + CH_SENDQ, g)",
-                "waitq.join(w, ch + CH_SENDQ, g); put(w, mem, g + G_SUDOG + SG_MSG, hdr, body)",
+                "waitq.join(w, ch + CH_SENDQ, g); put(w, t.mem, g + G_SUDOG + SG_MSG, hdr, body)",
             ),
         ],
         chans,
@@ -248,7 +248,7 @@ MUTANTS = {
     "a freed record is in a list and says it is the freer's": (
         pool,
         "sweep",
-        [("base not in free and", "")],
+        [("base in free or", "")],
         pools,
         "test_flush_cut_anywhere",
         (4,),

@@ -116,8 +116,8 @@ def account_large(machine, which):
     free = pool.free_records(w, which)
     live = [base for base in pool.records(w, which) if base not in free]
     assert all(w[base] & 0xFF == L.REC_LIVE for base in live), "a block is lost"
-    have = sum(w[base + L.FB_WORDS] for base in free)
-    assert w[L.H_KEPT_WORDS] == sum(w[base + L.FB_WORDS] for base in free if w[base + L.FB_WORDS] > L.PAGE_WORDS)
+    have = sum((w[base] >> L.HEAD_WORDS) for base in free)
+    assert w[L.H_KEPT_WORDS] == sum((w[base] >> L.HEAD_WORDS) for base in free if (w[base] >> L.HEAD_WORDS) > L.PAGE_WORDS)
     counted = w[L.H_COMMITTED_WORDS] - L.DYNAMIC
     assert counted >= have, "counted for less than there is"
     return counted - have
@@ -126,6 +126,13 @@ def account_large(machine, which):
 N_BYTES = 300 * 1024
 WHICH = pool.block_pool(N_BYTES)
 assert pool.block_pool(2 * N_BYTES // 3 + 70_000) == WHICH
+
+
+def taken(t, n_bytes=N_BYTES):
+    """A block that something shared names."""
+    base = pool.take_block(t, n_bytes)
+    pool.put_block(t, base)
+    return base
 
 
 def one_block(machine, n_bytes=N_BYTES, cold=False):
@@ -177,7 +184,7 @@ def test_taking_a_large_block_cut_anywhere(cold, before):
     """A large block leaves its list by one store; until it is said to be live it goes back there."""
     for machine, base, _n, died in cuts(
         lambda machine: one_block(machine, before, cold),
-        lambda machine, _: pool.take_block(machine.threads[0], N_BYTES),
+        lambda machine, _: taken(machine.threads[0]),
     ):
         w = machine.words
         account_large(machine, WHICH)
@@ -188,7 +195,7 @@ def test_taking_a_large_block_cut_anywhere(cold, before):
 def test_adding_a_large_block_cut_anywhere():
     """It is an extent of its own, or not there at all."""
     for machine, _, n, died in cuts(
-        lambda machine: None, lambda machine, _: pool.take_block(machine.threads[0], N_BYTES)
+        lambda machine: None, lambda machine, _: taken(machine.threads[0])
     ):
         w = machine.words
         known = pool.records(w, WHICH)
@@ -202,7 +209,7 @@ def test_freeing_a_large_block_cut_anywhere(keep):
     """From its first mark on it ends in its list, with or without its memory; what is counted is never too little."""
 
     def build(machine):
-        base = pool.take_block(machine.threads[0], N_BYTES)
+        base = taken(machine.threads[0])
         if not keep:
             machine.words[L.H_LIMIT_WORDS] = machine.words[L.H_COMMITTED_WORDS]  # a part of that is too little for it
         return base
@@ -212,7 +219,7 @@ def test_freeing_a_large_block_cut_anywhere(keep):
         w = machine.words
         extra = account_large(machine, WHICH)
         most[n] = extra
-        if w[base] == machine.threads[0].live:
+        if w[base] & 0xFF == L.REC_LIVE:
             assert died and n < 2
         else:
             assert pool.free_records(w, WHICH) == [base]
@@ -226,7 +233,7 @@ def test_making_room_for_another_size_cut_anywhere():
 
     def build(machine):
         w, t = machine.words, machine.threads[0]
-        bases = [pool.take_block(t, N_BYTES), pool.take_block(t, 2 * N_BYTES)]
+        bases = [taken(t), taken(t, 2 * N_BYTES)]
         w[L.H_LIMIT_WORDS] = 8 * (pool._large_words(2 * N_BYTES) + L.PAGE_WORDS)
         pool.give_block(machine.threads[1], bases[0], N_BYTES)
         assert w[L.H_KEPT_WORDS]
@@ -242,10 +249,10 @@ def test_making_room_for_another_size_cut_anywhere():
         for which, base in ((WHICH, bases[0]), (WHICH + 1, bases[1])):
             free = pool.free_records(w, which)
             assert free == [base] or (died and which == WHICH + 1 and w[base] & 0xFF == L.REC_LIVE)
-        have = sum(w[base + L.FB_WORDS] for base in bases if w[base] & 0xFF != L.REC_LIVE)
+        have = sum((w[base] >> L.HEAD_WORDS) for base in bases if w[base] & 0xFF != L.REC_LIVE)
         assert w[L.H_COMMITTED_WORDS] - L.DYNAMIC >= have
         if not died:
-            assert w[L.H_KEPT_WORDS] == w[bases[1] + L.FB_WORDS] > L.PAGE_WORDS
+            assert w[L.H_KEPT_WORDS] == (w[bases[1]] >> L.HEAD_WORDS) > L.PAGE_WORDS
 
 
 def test_a_list_published_before_its_links_is_noticed():

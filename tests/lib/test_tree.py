@@ -15,7 +15,7 @@ ALL = (ROOT, A, B, C)
 def prepare(*linked):
     w = Words([0] * 512)
     for base in linked:
-        tree.link(w, base, ROOT)
+        tree.link(Supervisor(w), base, ROOT)
     return w
 
 
@@ -35,7 +35,7 @@ def deaths(make, operation):
 
 
 def test_cx1_link():
-    for w in deaths(lambda: prepare(A, B), lambda w: tree.link(w, C, ROOT)):
+    for w in deaths(lambda: prepare(A, B), lambda w: tree.link(Supervisor(w), C, ROOT)):
         tree.repair(w, ALL)
         tree.check(w, ROOT)
         assert tree.members(w, ROOT) in ([B, A], [C, B, A])
@@ -44,12 +44,12 @@ def test_cx1_link():
 def test_cx1_unlink_anywhere():
     for gone in (A, B, C):
         rest = [base for base in (C, B, A) if base != gone]
-        for w in deaths(lambda: prepare(A, B, C), lambda w, gone=gone: tree.unlink(w, gone)):
+        for w in deaths(lambda: prepare(A, B, C), lambda w, gone=gone: tree.unlink(Supervisor(w), gone)):
             tree.repair(w, ALL)
             tree.check(w, ROOT)
             assert tree.members(w, ROOT) in ([C, B, A], rest)
             assert bool(w[gone + CX_OWNER]) == (gone in tree.members(w, ROOT))
-            tree.unlink(w, gone)  # works as ever after the repair
+            tree.unlink(Supervisor(w), gone)  # works as ever after the repair
             assert tree.members(w, ROOT) == rest
             tree.check(w, ROOT)
 
@@ -57,7 +57,7 @@ def test_cx1_unlink_anywhere():
 def test_an_ended_context_takes_nobody_in():
     w = prepare(A)
     w[ROOT + CX_STATE] = CX_CANCELED
-    assert tree.link(w, B, ROOT) is False
+    assert tree.link(Supervisor(w), B, ROOT) is False
     assert tree.members(w, ROOT) == [A]
     assert w[A + CX_PREV] == 0
 
@@ -83,7 +83,7 @@ class Supervisor:
 
 def test_cx2_finish_ends_what_was_left():
     w = prepare(A, B)
-    tree.link(w, C, A)
+    tree.link(Supervisor(w), C, A)
     w[ROOT + CX_STATE] = CX_CANCELED  # and then its canceller died
     tree.finish(Supervisor(w), ALL)
     for base in ALL:

@@ -19,7 +19,7 @@ def check(machine, which, held):
     caches = {t.slot: t.caches[which] for t in machine.threads}
     pool.check_pool(machine.words, which, caches, {base for base, _ in held})
     for base, slot in held:
-        assert machine.words[base + L.R_HEAD] == pool.live_head(slot)
+        assert machine.words[base + L.R_HEAD] == pool.head_of(slot, L.REC_LIVE)
 
 
 @settings(max_examples=60, deadline=None)
@@ -36,7 +36,9 @@ def test_a_record_is_in_exactly_one_place(which, steps):
     for what, who, n in steps:
         t = machine.threads[who]
         if what == TAKE:
-            held += [(pool.take(t, which), t.slot) for _ in range(n)]
+            for base in [pool.take(t, which) for _ in range(n)]:
+                pool.put_block(t, base)
+                held.append((base, t.slot))
         elif what == GIVE:
             for base, _ in held[:n]:
                 pool.give(t, which, base)
@@ -176,10 +178,10 @@ def test_fresh_blocks_are_zero():
     for n, expected in ((300_000, True), (300_000, False), (400_000, False), (600_000, True), (1000, False)):
         block, fresh = pool.acquire(t, n)
         assert fresh == expected
-        assert w[block] == t.cached
+        assert pool.is_own(w, block, {t.slot})
         if fresh:
-            assert not any(machine.segment.window((block + L.FB_WORDS + 1) * 8, n - 16))
-        w[block] = t.live
+            assert not any(machine.segment.window((block + L.BLOCK_DATA) * 8, n))
+        pool.put_block(t, block)
         machine.segment.fill((block + L.BLOCK_DATA) * 8, b"x" * n)
         pool.give_block(t, block, n)
 

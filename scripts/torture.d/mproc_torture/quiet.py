@@ -1,4 +1,4 @@
-"""What must be true once nothing runs any more: every structure whole, no lock taken, nothing left."""
+"""What must be true once nothing runs any more: every structure whole, no lock taken, nothing left that nobody refers to."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from mproc_go.runtime import process as rt
 from mproc_go.sched import runq, states, waitq
 from mproc_go.shm import layout as L
 from mproc_go.shm import pool
+from mproc_torture import audit
 from mproc_torture.traffic import Violation
 
 SETTLE_S = 10.0
 
 
 def check(threads: int) -> dict[str, Any]:
-    """Wait until the runtime is quiet and check it; return what is left that need not be (see docs/reliability.md).
+    """Wait until the runtime is quiet and check it; return figures of what it holds.
 
     Args:
         threads: client threads that are goroutines themselves, the calling one included.
@@ -33,6 +34,8 @@ def check(threads: int) -> dict[str, Any]:
             _whole()
             count = num_goroutine()
             _require(count == threads, f"{count} goroutines, not {threads}: {stats()['goroutines_by_state']}")
+            faults = audit.faults(rt.current().w, rt.current().mem)
+            _require(not faults, "\n".join(faults[:20]))
             break
         except (Violation, AssertionError) as error:
             if time.monotonic() > end:
