@@ -25,6 +25,10 @@ UNDER_LOCK: dict[int, tuple[int, Callable[[Any, Sequence[int]], None]]] = {}
 # kind -> finish(t, bases of all objects of the kind): goes on with what a dead thread did to several of them. Runs in
 # the supervisor, under no lock; returns goroutines to make ready.
 FINISH: dict[int, Callable[[Any, Sequence[int]], list[int]]] = {}
+# kind -> leave(t, bases of all objects of the kind, slots of the dead): lets go what words of these slots, or their
+# goroutines, kept of them; what nobody else has becomes a dead slot's own (shm/pool.py). Runs in the supervisor, under
+# no lock, once they are in no queue.
+LEAVE: dict[int, Callable[[Any, Sequence[int], Sequence[int]], None]] = {}
 # kind -> (word that is not 0 while somebody must look at the record in time, word with the host slot of whose alarm
 # will): after a death the reaper clears the second, and has a living worker look.
 LOOKED_AT: dict[int, tuple[int, int]] = {}

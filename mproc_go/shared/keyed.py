@@ -1,7 +1,7 @@
 """``KeyedChan``: values that are waited for by a key, the ``Channel<Key, Value>`` of the founding essay.
 
 A goroutine that waits for a key stands in the queue of that key's wait record, so a send looks at nobody else. Short
-values are handed over in the waiter's sudog, as by a channel; of others each waiter gets a pin.
+values are handed over in the waiter's sudog, as by a channel; of others the entry stays until each waiter has a pin.
 """
 
 from __future__ import annotations
@@ -16,15 +16,18 @@ from mproc_go.runtime.park import park
 from mproc_go.runtime.process import M, deadline_of, seconds, whole
 from mproc_go.sched import states, waitq
 from mproc_go.shared import table
-from mproc_go.shared.striped import Striped, destroy, free_entry, unpin
+from mproc_go.shared.striped import Striped, destroy, free_entry, free_pin
 from mproc_go.shared.table import NOT_PLAIN
 from mproc_go.shm.layout import (
     BLOCK_DATA,
+    EN_AT,
+    EN_GIVEN,
     EN_STATE,
     EN_VALUE,
     EN_WAIT,
     G_DECIDE,
     G_SUDOG,
+    H_STOP,
     KC_CLOSED,
     KIND_KEYED_CHAN,
     OUT_MASK,
@@ -32,12 +35,11 @@ from mproc_go.shm.layout import (
     SG_MSG,
     SG_PINNED,
     SG_SEQ,
-    ST_COUNT,
     WT_BYTES,
     WT_ENTRY,
     WT_QUEUE,
 )
-from mproc_go.shm.pool import give_block, put_block, take_block
+from mproc_go.shm.pool import give_block, take_block
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -80,28 +82,31 @@ class KeyedChan(Striped, Generic[K, V]):
         st, w = self._stripes[i], m.w
         e = self._new(m, key, h, kb, self._pack(m, value))
         woken: list[int] = []
-        ours, wt = False, 0
+        ours = over = False
+        wt = 0
         lock = m.locks[self._numbers[i]]
         m.enter(lock)
         closed = w[self._base + KC_CLOSED]
         if not closed:
             before, old = table.find(w, m.mem, st, h, kb)
             if old:
-                wt = w[e + EN_WAIT] = w[old + EN_WAIT]
-                table.replace(w, st, before, old, e)
-                ours = table.retire(w, old, False)
+                if not w[old + EN_STATE] & EN_VALUE:
+                    wt = w[e + EN_WAIT] = w[old + EN_WAIT]
+                    if w[w[e + EN_AT]] & NOT_PLAIN and w[wt + WT_QUEUE]:
+                        w[e + EN_STATE] |= EN_GIVEN
+                ours = table.replace(m, st, before, old, e)
                 if wt:
                     w[wt + WT_ENTRY] = e
-                    woken = table.give_all(w, m.mem, st, wt, m.slot)
+                    woken, over = table.give_all(m, st, wt)
             else:
-                table.insert(w, st, before, e)
+                table.insert(m, st, before, e)
         m.leave(lock)
         for g in woken:
             m.ready(g)
         if closed:
             free_entry(m, e)
             raise ChanClosed(SEND_ON_CLOSED)
-        if wt:
+        if over:
             give_block(m, wt - BLOCK_DATA, WT_BYTES)
         if ours:
             free_entry(m, old)
@@ -146,14 +151,20 @@ class KeyedChan(Striped, Generic[K, V]):
                 decision = park(m, m.locks[self._numbers[i]], q, deadline)
         except BaseException as error:
             m.left(error)
-            self._stay_out(m, i, h, kb)
-            if q and w[m.g + G_DECIDE] & OUT_MASK == OUT_OK and w[s + SG_MSG] & NOT_PLAIN:
-                unpin(m, self._numbers[i], w[s + SG_MSG + 1])  # Ctrl-C in the moment it came
-            self._leave(m, i, h, kb)
+            if w[H_STOP]:
+                raise
+            given = w[m.g + G_DECIDE] & OUT_MASK == OUT_OK and w[s + SG_SEQ] == SG_PINNED and w[s + SG_MSG] & NOT_PLAIN
+            if given:
+                self._take(m, i, 0)  # Ctrl-C in the moment it came
+            else:
+                self._stay_out(m, i, h, kb)
+                self._leave(m, i, h, kb)
             raise
         if decision & OUT_MASK == OUT_OK:
             if w[s + SG_MSG] & NOT_PLAIN:
-                return self._read_pinned(m, i, w[s + SG_MSG + 1])
+                at = free_pin(m)
+                self._take(m, i, at)
+                return self._read_pinned(m, at)
             return message.copy(m, *message.fetch(w, m.mem, s + SG_MSG))
         if decision or closed:
             raise ChanClosed(RECV_ON_CLOSED)
@@ -162,13 +173,34 @@ class KeyedChan(Striped, Generic[K, V]):
         self._leave(m, i, h, kb)
         raise TimeoutError(f"keyed receive: nobody sent {reprlib.repr(key)} within {timeout} s")
 
+    @whole
+    def _take(self, m: M, i: int, at: int) -> None:
+        """Leave the queue of those who were given an entry, with a pin of it at word `at`, or if that is 0 without."""
+        w, s = m.w, m.g + G_SUDOG
+        e = w[s + SG_MSG + 1]
+        wt = w[e + EN_WAIT]
+        over = ours = False
+        number = self._numbers[i]
+        m.enter(m.locks[number])
+        if at:
+            table.pin(w, at, number, e)
+        waitq.remove(w, wt + WT_QUEUE, s)  # publishes
+        w[s + SG_MSG] = 0
+        if not w[wt + WT_QUEUE]:
+            over = True
+            ours = table.taken(m, self._stripes[i], wt)
+        m.leave(m.locks[number])
+        if over:
+            give_block(m, wt - BLOCK_DATA, WT_BYTES)
+        if ours:
+            free_entry(m, e)
+
     def _join(self, m: M, key: object, i: int, h: int, kb: bytes) -> tuple[int, bool]:
         """Enqueue for a key. Returns: the queue, or 0 where it is there or the channel closed; and whether it is."""
         w, st = m.w, self._stripes[i]
         q = 0
         blank = self._new(m, key, h, kb, None)
         new = take_block(m, WT_BYTES) + BLOCK_DATA
-        put_block(m, new - BLOCK_DATA)
         unused, spare = new, blank
         lock = m.locks[self._numbers[i]]
         m.enter(lock)
@@ -180,10 +212,10 @@ class KeyedChan(Striped, Generic[K, V]):
                 wt = w[e + EN_WAIT]
             else:
                 wt, unused, spare = new, 0, 0
-                w[blank] = w[before]
-                table.attach(w, st, wt, blank, 0)
-                table.link(w, st, before, blank, w[st + ST_COUNT])
+                table.attach(m, st, wt, blank, 0)
+                table.insert(m, st, before, blank)
             q = wt + WT_QUEUE
+            w[m.g + G_SUDOG + SG_MSG] = 0
             w[m.g + G_SUDOG + SG_SEQ] = SG_PINNED
             waitq.join(w, q, m.begin_wait(states.KEYED_RECEIVE))
         m.leave(lock)
@@ -202,7 +234,7 @@ class KeyedChan(Striped, Generic[K, V]):
         e = table.find(w, m.mem, st, h, kb)[1]
         if e and not w[e + EN_STATE] & EN_VALUE and not w[w[e + EN_WAIT] + WT_QUEUE]:
             wt = w[e + EN_WAIT]
-            table.detach(w, st, wt)
+            table.detach(m, st, wt)
         m.leave(lock)
         if wt:
             give_block(m, wt - BLOCK_DATA, WT_BYTES)
@@ -220,8 +252,7 @@ class KeyedChan(Striped, Generic[K, V]):
         m.enter(lock)
         before, e = table.find(w, m.mem, st, h, kb)
         if e and w[e + EN_STATE] & EN_VALUE:
-            table.remove(w, st, before, e)
-            ours = table.retire(w, e, False)
+            ours = table.remove(m, st, before, e)
         m.leave(lock)
         if ours:
             free_entry(m, e)
@@ -251,15 +282,14 @@ class KeyedChan(Striped, Generic[K, V]):
         for st, number in zip(self._stripes, self._numbers, strict=True):
             lock = m.locks[number]
             m.enter(lock)
-            woken, over = table.dismiss_all(w, st, m.slot)
+            woken, over = table.dismiss_all(m, st)
             m.leave(lock)
             for g in woken:
                 m.ready(g)
             for wt in over:
                 e = w[wt + WT_ENTRY]
                 give_block(m, wt - BLOCK_DATA, WT_BYTES)
-                if not w[e + EN_STATE] & EN_VALUE:
-                    free_entry(m, e)
+                free_entry(m, e)
 
 
 register(KeyedChan, destroy)

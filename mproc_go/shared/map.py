@@ -17,14 +17,13 @@ from mproc_go.runtime.handle import SharedHandle, register
 from mproc_go.runtime.process import M, call_out, whole
 from mproc_go.shared import keys, table
 from mproc_go.shared.keys import HASH_BITS, NUMBER, number_key
-from mproc_go.shared.striped import SMALLEST, Striped, destroy, fill, free_entry, unpin
+from mproc_go.shared.striped import SMALLEST, Striped, destroy, fill, free_entry, free_pin, unpin
 from mproc_go.shared.table import NOT_PLAIN
 from mproc_go.shm.layout import (
     EN_AT,
     EN_KEY,
     EN_KEYLEN,
-    EN_PINS,
-    EN_RETIRED,
+    EN_SIZE,
     EN_STATE,
     EN_VALUE,
     EN_WAIT,
@@ -33,12 +32,14 @@ from mproc_go.shm.layout import (
     HDR_LEN_MASK,
     KIND_MAP,
     MIN_BLOCK_ORDER,
+    ST_COUNT,
     ST_DIR,
     ST_HEAD,
     ST_LEVEL,
+    ST_PREV,
     WT_ENTRY,
 )
-from mproc_go.shm.pool import take
+from mproc_go.shm.pool import flush, take
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -169,7 +170,7 @@ class SharedMap(Striped, MutableMapping[K, V], Generic[K, V]):
     def store(self, key: K, value: V) -> None:
         """Set the value of the key. Source: Go Map.Store."""
         # Cost: 1.6 us = 1 lock, 14 words where a whole number takes the place of another; else 3 us = 1 lock, 25 words,
-        # 3 copies, encode; scripts/bench maps. The lines of table.find and free_entry, written out
+        # 3 copies, encode; scripts/bench maps. The lines of table.find, insert, replace and free_entry, written out
         try:
             m = self._tls.m
         except AttributeError:
@@ -198,13 +199,13 @@ class SharedMap(Striped, MutableMapping[K, V], Generic[K, V]):
                     kb = number_key(k)
                 if short and type(data) is bytes and not hdr & HDR_HAS_HANDLES and len(kb) + len(data) <= _SHORT:
                     block = cache.pop() if cache else take(m, MIN_BLOCK_ORDER)
-                    w[block] = m.live
                     e = block + 1
                     at = fill(w, m.mem, e, h, kb)
                     w[at] = hdr
                     at = at * 8 + 8
                     m.mem[at : at + len(data)] = data
                 else:
+                    block = 0  # there may be others beside it
                     e = self._new(m, key, h, kb, message.stow(m, hdr, data))
             ph = m.ph
             lock = m.locks[self._numbers[i]]
@@ -248,26 +249,44 @@ class SharedMap(Striped, MutableMapping[K, V], Generic[K, V]):
                     w[ph] = 0
                     cache.append(block)
                     return
-                w[block] = m.live
                 e = block + 1
                 at = fill(w, m.mem, e, h, number_key(k) if number else kb)
                 w[at] = H_INT
                 w[at + 1] = v
             if not old:
-                table.insert(w, st, before, e)
+                w[e] = w[before]
+                w[st + ST_PREV] = before
+                table.link(w, st, e, w[st + ST_COUNT] + 1)
+                if block:
+                    w[block] = m.live
+                else:
+                    table.let_go(m, e)
                 lock.release()
                 w[ph] = 0
                 if table.wants_to_grow(w, st):
                     self._grow(m, i)
             elif not w[old + EN_WAIT]:
                 w[e] = w[old]
+                w[st + ST_PREV] = before
+                short = w[old + EN_SIZE] <= SMALLEST and w[old + EN_STATE] == EN_VALUE
+                if short and not w[w[old + EN_AT]] & NOT_PLAIN:
+                    w[old - 1] = m.cached
+                    ours = True
+                else:
+                    short = False
+                    ours = table.part_with(m, st, old)
                 w[before] = e  # publishes
-                state = w[old + EN_STATE]
-                if state & EN_PINS:
-                    w[old + EN_STATE] = state | EN_RETIRED
+                if block:
+                    w[block] = m.live
+                else:
+                    table.let_go(m, e)
                 lock.release()
                 w[ph] = 0
-                if not state & EN_PINS:
+                if short:
+                    cache.append(old - 1)
+                    if len(cache) > m.cache_sizes[MIN_BLOCK_ORDER]:
+                        flush(m, MIN_BLOCK_ORDER, len(cache) // 2)
+                elif ours:
                     free_entry(m, old)
             else:
                 lock.release()
@@ -285,21 +304,21 @@ class SharedMap(Striped, MutableMapping[K, V], Generic[K, V]):
         i = self._stripe_of(h)
         st, w = self._stripes[i], m.w
         e = self._new(m, key, h, kb, self._pack(m, value))
+        at = free_pin(m)
         lock = m.locks[self._numbers[i]]
         ours = False
         m.enter(lock)
         before, old = table.find(w, m.mem, st, h, kb)
         busy = bool(old and w[old + EN_WAIT])
         if not old:
-            table.insert(w, st, before, e)
+            table.insert(m, st, before, e)
         elif not busy:
-            table.replace(w, st, before, old, e)
-            ours = table.retire(w, old, True)
+            ours = table.replace(m, st, before, old, e, at)
         m.leave(lock)
         if busy:
             return self._swap_slow(m, key, i, h, kb, e, True)
         if old:
-            return self._consume(m, i, old, ours), True
+            return self._consume(m, old, ours, at), True
         self._grow(m, i)
         return None, False
 
@@ -314,9 +333,9 @@ class SharedMap(Striped, MutableMapping[K, V], Generic[K, V]):
 
     def _put_and_read(self, m: M, i: int, wt: int, e: int, read: bool) -> tuple[Any, bool]:
         """As `_put_owned`, and return the old value, if that is wanted and there is one."""
-        old, ours = self._put_owned(m, i, wt, e, read)
+        old, ours, at = self._put_owned(m, i, wt, e, read)
         if read and m.w[old + EN_STATE] & EN_VALUE:
-            return self._consume(m, i, old, ours), True
+            return self._consume(m, old, ours, at), True
         if ours:
             free_entry(m, old)
         return None, False
@@ -335,11 +354,13 @@ class SharedMap(Striped, MutableMapping[K, V], Generic[K, V]):
         i = self._stripe_of(h)
         st, w = self._stripes[i], m.w
         e = self._new(m, key, h, kb, self._pack(m, value))
-        lock = m.locks[self._numbers[i]]
+        at = free_pin(m)
+        number = self._numbers[i]
+        lock = m.locks[number]
         m.enter(lock)
         before, old = table.find(w, m.mem, st, h, kb)
         if not old:
-            table.insert(w, st, before, e)
+            table.insert(m, st, before, e)
             m.leave(lock)
             self._grow(m, i)
             return value, False
@@ -347,11 +368,11 @@ class SharedMap(Striped, MutableMapping[K, V], Generic[K, V]):
         if there:
             hdr, body = message.fetch(w, m.mem, w[old + EN_AT])
             if hdr & NOT_PLAIN:
-                w[old + EN_STATE] += 1
+                table.pin(w, at, number, old)
         m.leave(lock)
         if there:
             free_entry(m, e)
-            return self._read_pinned(m, i, old) if hdr & NOT_PLAIN else message.copy(m, hdr, body), True
+            return self._read_pinned(m, at) if hdr & NOT_PLAIN else message.copy(m, hdr, body), True
         try:
             wt = self._own(m, key, i, h, kb, True)
         except BaseException:
@@ -389,14 +410,14 @@ class SharedMap(Striped, MutableMapping[K, V], Generic[K, V]):
         """Remove a key; return its value if that is to be read, and whether it was there."""
         i = self._stripe_of(h)
         st, w = self._stripes[i], m.w
+        at = free_pin(m) if read else 0
         lock = m.locks[self._numbers[i]]
         ours = False
         m.enter(lock)
         before, old = table.find(w, m.mem, st, h, kb)
         busy = bool(old and w[old + EN_WAIT])
         if old and not busy:
-            table.remove(w, st, before, old)
-            ours = table.retire(w, old, read)
+            ours = table.remove(m, st, before, old, at)
         m.leave(lock)
         if not old:
             return None, False
@@ -413,9 +434,9 @@ class SharedMap(Striped, MutableMapping[K, V], Generic[K, V]):
             except BaseException:
                 self._release(m, i, wt)
                 raise
-            old, ours = self._put_owned(m, i, wt, blank, read)
+            old, ours, at = self._put_owned(m, i, wt, blank, read)
         if read:
-            return self._consume(m, i, old, ours), True
+            return self._consume(m, old, ours, at), True
         if ours:
             free_entry(m, old)
         return None, True
@@ -448,12 +469,13 @@ class SharedMap(Striped, MutableMapping[K, V], Generic[K, V]):
         i = self._stripe_of(h)
         st, w, number = self._stripes[i], m.w, self._numbers[i]
         while True:
+            at = free_pin(m)
             m.enter(m.locks[number])
             was = table.find(w, m.mem, st, h, kb)[1]
             busy = bool(was and w[was + EN_WAIT])
             there = bool(was and w[was + EN_STATE] & EN_VALUE)
             if there and not busy:
-                w[was + EN_STATE] += 1  # while this entry has our pin, no other can be at its place
+                table.pin(w, at, number, was)  # while it has our pin, no other can be at its place
                 message_was = message.fetch(w, m.mem, w[was + EN_AT])
             m.leave(m.locks[number])
             if busy:
@@ -470,11 +492,10 @@ class SharedMap(Striped, MutableMapping[K, V], Generic[K, V]):
                 swapped = now == was and not w[was + EN_WAIT]
                 swapped = swapped and message.fetch(w, m.mem, w[was + EN_AT]) == message_was
                 if swapped:
-                    table.replace(w, st, before, was, e)
-                    table.retire(w, was, False)  # it has a pin: ours
+                    table.replace(m, st, before, was, e)
                 m.leave(m.locks[number])
             finally:
-                unpin(m, number, was)
+                unpin(m, at)
             if swapped:
                 return True
 
@@ -561,12 +582,11 @@ class SharedMap(Striped, MutableMapping[K, V], Generic[K, V]):
             RuntimeError: this goroutine is just computing the value of one (:meth:`compute`).
         """
         m = self._m()
-        w = m.w
         for st, number in zip(self._stripes, self._numbers, strict=True):
             after = 0
             while after >= 0:
                 m.enter(m.locks[number])
-                gone, busy, after = table.remove_some(w, m.mem, st, after, _CLEARED_AT_ONCE)
+                gone, busy, after = table.remove_some(m, st, after, _CLEARED_AT_ONCE)
                 m.leave(m.locks[number])
                 for e in gone:
                     free_entry(m, e)

@@ -6,7 +6,7 @@ changes one of its keys alone, holds it too, which is how the reaper finds what 
 
 Values are encoded before a lock is taken and decoded after it was given back. Short ones are copied under the lock. An
 entry with a long value, or one with handles, is *pinned* while it is read, so that whoever replaces it leaves its
-freeing to the reader. A reader that is killed leaves its pin: that one value stays until the runtime ends.
+freeing to the reader.
 
 Who changes a key alone is named in its wait record; others that want to change it queue there and are handed the key
 in the order they came, with no lock held in between.
@@ -34,17 +34,16 @@ from mproc_go.shm.layout import (
     EN_KEY,
     EN_KEY_HANDLES,
     EN_KEYLEN,
-    EN_PINS,
-    EN_RETIRED,
     EN_SIZE,
     EN_STATE,
     EN_VALUE,
     EN_WAIT,
     G_SUDOG,
     H_STOP,
-    HDR_HAS_HANDLES,
     HDR_SPILLED,
     KC_CLOSED,
+    KIND_KEYED_CHAN,
+    KIND_MAP,
     KIND_STRIPE,
     MAX_STRIPES,
     MIN_BLOCK_ORDER,
@@ -53,10 +52,14 @@ from mproc_go.shm.layout import (
     MP_STRIPES,
     ND_HASH,
     O_KIND,
+    PIN_LOCK,
     POOL_OBJECT,
     R_GEN,
+    R_HEAD,
     R_HOLDERS,
     R_REFS,
+    REC_LIVE,
+    REC_STATE,
     S_GOMAXPROCS,
     ST_ACTIVE,
     ST_COUNT,
@@ -65,6 +68,8 @@ from mproc_go.shm.layout import (
     ST_KEYED,
     ST_LEVEL,
     ST_MAP,
+    ST_PREV,
+    ST_TAIL,
     WORD,
     WT_BYTES,
     WT_ENTRY,
@@ -73,6 +78,7 @@ from mproc_go.shm.layout import (
     object_lock,
 )
 from mproc_go.shm.pool import give, give_block, own_block, put_block, take, take_block
+from mproc_go.shm.thread import Thread
 from mproc_go.sync import grants
 
 # Stripes for each P: two goroutines that run at once want the same one once in that many times.
@@ -191,15 +197,27 @@ class Striped(SharedHandle):
     def _build(
         self, m: M, h: int, kb: bytes, exact: bytes, triples: Sequence[keys.Triple], packed: Message | None
     ) -> int:
-        """An entry of its own block, not linked yet; the message, if there is one, goes into it."""
+        """An entry of its own block, ours until it is linked; the message, if there is one, goes into it."""
         hdr, body = packed or (0, b"")
         words = EN_KEY + (len(kb) + len(exact) + 7 >> 3) + bool(triples)
         size = (words + 1 + (len(body) + 7 >> 3 if isinstance(body, bytes) else 1)) * WORD
-        # Most fit the smallest block: no need to ask which.
-        block: int = take(m, MIN_BLOCK_ORDER) if size <= SMALLEST else take_block(m, size)
-        put_block(m, block)
-        e = block + BLOCK_DATA
         w, mem = m.w, m.mem
+        held = 0
+        try:
+            if triples:
+                table_size = table_bytes(len(triples))
+                held = take_block(m, table_size)
+                start = (held + BLOCK_DATA) * WORD
+                mem[start : start + table_size] = pack_table(triples)
+                m.process.refs.carry(m, held, triples)
+            # Most fit the smallest block: no need to ask which.
+            block: int = take(m, MIN_BLOCK_ORDER) if size <= SMALLEST else take_block(m, size)
+        except SharedMemoryFull:
+            if held:
+                m.process.refs.unload(m, held, triples)
+                give_block(m, held, table_size)
+            raise
+        e = block + BLOCK_DATA
         w[e + ND_HASH] = h
         w[e + EN_KEYLEN] = len(kb) | len(exact) << 32
         w[e + EN_WAIT] = 0
@@ -213,15 +231,9 @@ class Striped(SharedHandle):
             state = EN_VALUE
         else:
             w[e + words] = 0  # no message
-            if hdr & HDR_SPILLED:
-                message.let_go(m, body)
         if triples:
             state |= EN_KEY_HANDLES
-            w[e + words - 1] = block = take_block(m, table_bytes(len(triples)))
-            start = (block + BLOCK_DATA) * WORD
-            mem[start : start + table_bytes(len(triples))] = pack_table(triples)
-            m.process.refs.carry(m, block, triples)
-            put_block(m, block)
+            w[e + words - 1] = held
         w[e + EN_STATE] = state
         return e
 
@@ -253,7 +265,9 @@ class Striped(SharedHandle):
     def _read(self, m: M, i: int, h: int, kb: bytes) -> tuple[Any, bool]:
         """The value of a key, and whether it is there."""
         w = m.w
-        lock = m.locks[self._numbers[i]]
+        at = free_pin(m)
+        number = self._numbers[i]
+        lock = m.locks[number]
         m.enter(lock)
         e = table.find(w, m.mem, self._stripes[i], h, kb)[1]
         if not e or not w[e + EN_STATE] & EN_VALUE:
@@ -263,17 +277,17 @@ class Striped(SharedHandle):
         if not hdr & NOT_PLAIN:
             m.leave(lock)
             return message.copy(m, hdr, body), True
-        w[e + EN_STATE] += 1
+        table.pin(w, at, number, e)
         m.leave(lock)
-        return self._read_pinned(m, i, e), True
+        return self._read_pinned(m, at), True
 
     @whole
-    def _read_pinned(self, m: M, i: int, e: int) -> Any:
-        """The value of an entry that we have a pin on; takes that off."""
+    def _read_pinned(self, m: M, at: int) -> Any:
+        """The value of the entry that our pin at word `at` keeps; takes that off."""
         try:
-            return message.copy(m, *message.fetch(m.w, m.mem, m.w[e + EN_AT]))
+            return self._value(m, table.pinned(m.w, at))
         finally:
-            unpin(m, self._numbers[i], e)
+            unpin(m, at)
 
     @whole
     def _value(self, m: M, e: int) -> Any:
@@ -281,15 +295,13 @@ class Striped(SharedHandle):
         return message.copy(m, *message.fetch(m.w, m.mem, m.w[e + EN_AT]))
 
     @whole
-    def _consume(self, m: M, i: int, e: int, ours: bool) -> Any:
-        """The value of an entry that was retired, to be read; frees it. `ours`: as :func:`table.retire` said."""
+    def _consume(self, m: M, e: int, ours: bool, at: int) -> Any:
+        """The value of an entry that was taken out, to be read; frees it. `ours`, `at`: of :func:`table.part_with`."""
         if not ours:
-            return self._read_pinned(m, i, e)
+            return self._read_pinned(m, at)
         w = m.w
-        at = w[e + EN_AT]
-        hdr, body = message.fetch(w, m.mem, at)
-        w[e + EN_STATE] &= ~EN_VALUE  # the message is taken out of it
-        message.own(m, hdr, body)
+        hdr, body = message.fetch(w, m.mem, w[e + EN_AT])
+        w[w[e + EN_AT]] = 0  # the message is taken out of it
         try:
             return message.open_message(m, hdr, body)
         finally:
@@ -345,7 +357,6 @@ class Striped(SharedHandle):
         st = self._stripes[i]
         lock = m.locks[self._numbers[i]]
         new = take_block(m, WT_BYTES) + BLOCK_DATA
-        put_block(m, new - BLOCK_DATA)
         blank = 0
         try:
             while True:
@@ -362,12 +373,11 @@ class Striped(SharedHandle):
                         grants.join(w, q, m.begin_wait(states.MAP_COMPUTE))
                 elif e:
                     wt, new = new, 0
-                    table.attach(w, st, wt, e, m.g)
+                    table.attach(m, st, wt, e, m.g)
                 elif blank:
                     wt, new = new, 0
-                    w[blank] = w[before]
-                    table.attach(w, st, wt, blank, m.g)
-                    table.link(w, st, before, blank, w[st + ST_COUNT])
+                    table.attach(m, st, wt, blank, m.g)
+                    table.insert(m, st, before, blank)
                     blank = 0
                 m.leave(lock)
                 if mine:
@@ -408,51 +418,52 @@ class Striped(SharedHandle):
         if number is not None:
             w[w[e + EN_AT] + 1] = number  # publishes
         g = table.pass_on(w, wt, m.slot)
-        if not g:
-            table.detach(w, st, wt)
+        blank = not g and table.detach(m, st, wt)
         m.leave(lock)
         if g:
             m.ready(g)
             return
         give_block(m, wt - BLOCK_DATA, WT_BYTES)
-        if not w[e + EN_STATE] & EN_VALUE:
+        if blank:
             free_entry(m, e)
 
-    def _put_owned(self, m: M, i: int, wt: int, e: int, read: bool) -> tuple[int, bool]:
+    def _put_owned(self, m: M, i: int, wt: int, e: int, read: bool) -> tuple[int, bool, int]:
         """Put an entry in the place of the one of a key that is ours alone, and hand the key on.
 
         Args:
             e: without a value, the key goes; where nobody waits for it either, so does the entry.
             read: the caller wants to read the old value, if there is one.
-        Returns: the old entry, which the caller consumes or frees, and whether it is its alone.
+        Returns: the old entry, which the caller consumes or frees, whether it is its alone, and where else its pin is.
         """
         w = m.w
         self._owned.discard(wt)
         old = w[wt + WT_ENTRY]
         try:
-            return old, self._put(m, i, wt, old, e, read)
+            return old, *self._put(m, i, wt, old, e, read)
         except BaseException as error:
             m.left(error)
             self._stay_out(m, i, w[old + ND_HASH], table.key_of(w, m.mem, old))
             raise
 
-    def _put(self, m: M, i: int, wt: int, old: int, e: int, read: bool) -> bool:
+    def _put(self, m: M, i: int, wt: int, old: int, e: int, read: bool) -> tuple[bool, int]:
         w, st = m.w, self._stripes[i]
+        at = free_pin(m) if read else 0
         lock = m.locks[self._numbers[i]]
         m.enter(lock)
         before = table.before_entry(w, st, old)
         waited_for = w[wt + WT_QUEUE]
         blank = not w[e + EN_STATE] & EN_VALUE
+        if not waited_for:
+            own_block(m, wt - BLOCK_DATA)
         if blank and not waited_for:
-            table.remove(w, st, before, old)
+            ours = table.remove(m, st, before, old, at)
         else:
             w[e + EN_WAIT] = wt if waited_for else 0
-            table.replace(w, st, before, old, e)
+            ours = table.replace(m, st, before, old, e, at)
             w[wt + WT_ENTRY] = e
         g = table.pass_on(w, wt, m.slot)
         if not g:
             waitq.remove(w, st + ST_ACTIVE, wt)
-        ours = table.retire(w, old, read and bool(w[old + EN_STATE] & EN_VALUE))
         m.leave(lock)
         if g:
             m.ready(g)
@@ -461,7 +472,7 @@ class Striped(SharedHandle):
             if blank:
                 free_entry(m, e)
         self._grow(m, i)
-        return ours
+        return ours, at
 
     # ------------------------------------------------------------ growing and listing
     @whole
@@ -487,9 +498,9 @@ class Striped(SharedHandle):
         first = w[st + ST_LEVEL] == level
         if first:
             if level:
-                table.add_level(w, st, segment)
+                table.add_level(m, st, segment)
             else:
-                table.first_directory(w, st, directory, segment)
+                table.first_directory(m, st, directory, segment)
         m.leave(lock)
         if not first:
             give_block(m, segment - BLOCK_DATA, _segment_bytes(level + 1))
@@ -546,11 +557,13 @@ class Striped(SharedHandle):
     def _pair(self, m: M, i: int, h: int, kb: bytes, with_value: bool) -> tuple[Any, Any] | None:
         """A key and its value, None where it is gone."""
         w = m.w
-        lock = m.locks[self._numbers[i]]
+        at = free_pin(m)
+        number = self._numbers[i]
+        lock = m.locks[number]
         m.enter(lock)
         e = table.find(w, m.mem, self._stripes[i], h, kb)[1]
         if e and w[e + EN_STATE] & EN_VALUE:
-            w[e + EN_STATE] += 1
+            table.pin(w, at, number, e)
         else:
             e = 0
         m.leave(lock)
@@ -558,9 +571,9 @@ class Striped(SharedHandle):
             return None
         try:
             key = keys.decode(table.exact_key_of(w, m.mem, e) or kb)
-            return key, message.copy(m, *message.fetch(w, m.mem, w[e + EN_AT])) if with_value else None
+            return key, self._value(m, e) if with_value else None
         finally:
-            unpin(m, self._numbers[i], e)
+            unpin(m, at)
 
     def __repr__(self) -> str:
         w = self._words()
@@ -585,33 +598,36 @@ def fill(w: Any, mem: Any, e: int, h: int, kb: bytes) -> int:
     return at
 
 
-# ---------------------------------------------------------------- freeing
-def unpin(m: M, number: int, e: int) -> None:
-    """Take one's pin off an entry; the last one frees it, if it is in no list any more."""
+# ---------------------------------------------------------------- pins and freeing
+def free_pin(m: M) -> int:
+    """A word where the next pin of this thread can be stored. Blocks while its other goroutines have all of them."""
+    while not (at := table.free_pin(m)):
+        m.yield_()
+    return at
+
+
+def unpin(m: M, at: int) -> None:
+    """Take our pin at word `at` off; the last one frees the entry, if it is in no list any more."""
     w = m.w
-    lock = m.locks[number]
+    e = table.pinned(w, at)
+    lock = m.locks[w[at] >> PIN_LOCK]
     m.enter(lock)
-    state = w[e + EN_STATE] - 1
-    w[e + EN_STATE] = state
+    ours = table.unpin(m, at)
     m.leave(lock)
-    if state & EN_RETIRED and not state & EN_PINS:
+    if ours:
         free_entry(m, e)
 
 
 def free_entry(m: M, e: int) -> None:
-    """Free an entry nobody can reach any more, and the message and the handles in it."""
+    """Free an entry that is ours, and the message and the handles in it."""
     w = m.w
-    state = w[e + EN_STATE]
-    if state & EN_VALUE:
-        at = w[e + EN_AT]
-        if w[at] & NOT_PLAIN:
-            message.discard_at(m, at)
-    if state & EN_KEY_HANDLES:
+    at = w[e + EN_AT]
+    if w[at] & HDR_SPILLED:
+        message.discard(m, w[at], w[at + 1])
+    if w[e + EN_STATE] & EN_KEY_HANDLES:
         triples = keys.handles_of(table.key_of(w, m.mem, e))
-        block = w[w[e + EN_AT] - 1]
-        message.own(m, HDR_HAS_HANDLES, block)
-        m.process.refs.unload(m, block, triples)
-        give_block(m, block, table_bytes(len(triples)))
+        m.process.refs.unload(m, w[at - 1], triples)
+        give_block(m, w[at - 1], table_bytes(len(triples)))
     size = w[e + EN_SIZE]
     if size <= SMALLEST:
         give(m, MIN_BLOCK_ORDER, e - BLOCK_DATA)
@@ -629,7 +645,6 @@ def _segment_bytes(level: int) -> int:
 
 def _zeroed(m: M, size: int) -> int:
     block: int = take_block(m, size) + BLOCK_DATA
-    put_block(m, block - BLOCK_DATA)
     m.mem[block * WORD : block * WORD + size] = bytes(size)
     return block
 
@@ -649,30 +664,44 @@ def destroy(m: M, base: int) -> None:
     give(m, POOL_OBJECT, base)
 
 
+def names(w: Any, base: int) -> list[int]:
+    """The stripes of a map or a keyed channel, and the block that names them."""
+    at = w[base + MP_STRIPES]
+    if not at:
+        return []
+    return [at - BLOCK_DATA, *(w[at + 2 * i] for i in range(w[base + MP_N]) if w[at + 2 * i])]
+
+
 def _destroy_stripe(m: M, st: int) -> None:
     w = m.w
-    lock = m.locks[object_lock(st)]
-    m.enter(lock)
-    w[st + O_KIND] = 0  # the reaper looks for this under the lock
-    m.leave(lock)
-    node = w[st + ST_HEAD]
-    while node:
-        following = w[node]
-        if w[node + ND_HASH] & 1:
-            if w[node + EN_WAIT]:  # left by a death
-                give_block(m, w[node + EN_WAIT] - BLOCK_DATA, WT_BYTES)
+    while wt := w[st + ST_ACTIVE]:  # where an exception left it
+        own_block(m, wt - BLOCK_DATA)
+        waitq.pop(w, st + ST_ACTIVE, wt)  # publishes
+        give_block(m, wt - BLOCK_DATA, WT_BYTES)
+    head = st + ST_HEAD
+    w[st + ST_PREV] = head
+    while (node := w[head]) != st + ST_TAIL:
+        is_entry = w[node + ND_HASH] & 1
+        if is_entry:
+            table.own(m, node)
+        w[head] = w[node]  # publishes
+        if is_entry:
             free_entry(m, node)
-        node = following
-    if directory := w[st + ST_DIR]:
-        for level in range(1, w[st + ST_LEVEL] + 1):
-            if not 1 < level <= table.FIRST_LEVEL:
-                give_block(m, w[directory + level] - BLOCK_DATA, _segment_bytes(level))
-        give_block(m, directory - BLOCK_DATA, _DIRECTORY_BYTES)
+    while level := w[st + ST_LEVEL]:
+        directory, segment = w[st + ST_DIR], table.segments(w, st)[-1]
+        own_block(m, segment - BLOCK_DATA)
+        if level > table.FIRST_LEVEL:
+            w[st + ST_LEVEL] = level - 1  # publishes
+        else:
+            own_block(m, directory - BLOCK_DATA)
+            w[st + ST_LEVEL] = 0  # publishes
+            give_block(m, directory - BLOCK_DATA, _DIRECTORY_BYTES)
+        give_block(m, segment - BLOCK_DATA, _segment_bytes(level))
     w[st + R_GEN] += 1
     give(m, POOL_OBJECT, st)
 
 
-def _finish(t: Any, stripes: Sequence[int]) -> list[int]:
+def _finish(t: Thread, stripes: Sequence[int]) -> list[int]:
     """Who closed a keyed channel may be dead: go on telling those who wait. Runs in the supervisor, under no lock."""
     w = t.w
     woken: list[int] = []
@@ -681,13 +710,35 @@ def _finish(t: Any, stripes: Sequence[int]) -> list[int]:
             continue
         lock = t.locks[object_lock(st)]
         t.enter(lock)
-        if w[st + O_KIND] == KIND_STRIPE and w[st + ST_KEYED] and w[w[st + ST_MAP] + KC_CLOSED]:
+        if _is_stripe(w, st) and w[st + ST_KEYED] and w[w[st + ST_MAP] + KC_CLOSED]:
             woken += table.dismiss(t, st)
         t.leave(lock)
     return woken
+
+
+def _leave(t: Thread, stripes: Sequence[int], slots: Sequence[int]) -> None:
+    """Let go what pins and goroutines of the dead kept. Runs in the supervisor, under no lock."""
+    w = t.w
+    for slot in slots:
+        table.unpin_dead(t, slot)
+    for st in stripes:
+        if w[st + ST_ACTIVE]:
+            lock = t.locks[object_lock(st)]
+            t.enter(lock)
+            if _is_stripe(w, st):
+                table.tidy(t, st, slots[0])
+            t.leave(lock)
+
+
+def _is_stripe(w: Any, base: int) -> bool:
+    """Whether it still is one, that nobody destroys. Lock: its."""
+    return bool(w[base + R_HEAD] & REC_STATE == REC_LIVE and w[base + O_KIND] == KIND_STRIPE)
 
 
 register(Stripe, _destroy_stripe)
 repairs.REPAIR[KIND_STRIPE] = table.repair
 repairs.FORGET[KIND_STRIPE] = table.forget
 repairs.FINISH[KIND_STRIPE] = _finish
+repairs.LEAVE[KIND_STRIPE] = _leave
+repairs.NAMES[KIND_STRIPE] = table.names
+repairs.NAMES[KIND_MAP] = repairs.NAMES[KIND_KEYED_CHAN] = names

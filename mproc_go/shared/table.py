@@ -30,7 +30,17 @@ Invariants:
     grow                              ST_LEVEL                      -
     begin to change alone             EN_WAIT, or the link          -
     hand a key on                     the waiter's decision word    WT_OWNER, unlink the waiter
-    give to who waits for a key       their decision words          unlink them
+    give to who waits for a key       their decision words          unlink them, where they have a copy
+    take what was given               the link past the sudog       give up the wait record
+    read an entry under no lock       the pin                       -
+    stop reading it                   the pin                       its number in EN_STATE
+
+What is in the list is live, as are the blocks that it names, and what was not linked yet, or was taken out, is its
+thread's own (shm/pool.py). Heads say so behind the link, and ahead of it; where a death came between the two, the entry
+that ST_PREV links to, and the wait records, are all that may be said wrongly (:func:`names`). An entry that somebody
+reads is still live when it is taken out, and RETIRED: it is the last one's that reads it. Who reads it is said by pins,
+words of their slots, so that no death leaves one that nobody takes off; and by the queue of its wait record, in which
+those are who were given it by a keyed channel, until they have pins.
 
 Source: Shalev and Shavit, Split-Ordered Lists: Lock-Free Extensible Hash Tables, J. ACM 53 (2006).
 """
@@ -46,23 +56,34 @@ from mproc_go.shared.keys import HASH_BITS
 from mproc_go.shm.layout import (
     BLOCK_DATA,
     EN_AT,
+    EN_GIVEN,
     EN_KEY,
+    EN_KEY_HANDLES,
     EN_KEYLEN,
     EN_PINS,
     EN_RETIRED,
-    EN_SIZE,
     EN_STATE,
     EN_VALUE,
     EN_WAIT,
     G_DECIDE,
+    H_SLOTS,
     HDR_HAS_HANDLES,
     HDR_SPILLED,
+    HEAD_WORDS,
     KC_CLOSED,
+    M_KIND,
+    M_PINS,
+    N_PINS,
     ND_HASH,
     OUT_CLOSED,
     OUT_OK,
+    PIN_LOCK,
+    REC_CACHED,
+    REC_CARRIES,
     SG_G,
+    SG_LINK,
     SG_MSG,
+    SG_PREV,
     ST_ACTIVE,
     ST_COUNT,
     ST_DIR,
@@ -82,8 +103,11 @@ from mproc_go.shm.layout import (
     WT_LINK,
     WT_OWNER,
     WT_QUEUE,
+    object_lock,
+    slot_base,
 )
-from mproc_go.shm.pool import block_pool, give_locked
+from mproc_go.shm.pool import block_pool, give_locked, head_of, own_block, put_block
+from mproc_go.shm.thread import Thread
 
 # Keys a bucket before there are twice as many buckets. With 2, a load among a million keys takes 5 % longer: each entry
 # that is passed is out of the processor's caches.
@@ -108,7 +132,8 @@ def settle(w: Any, st: int, owner: int, keyed: bool) -> None:
     w[st + ST_TAIL] = 0
     w[st + ST_TAIL + ND_HASH] = END
     w[st + ST_ACTIVE] = w[st + ST_ACTIVE + 1] = 0
-    w[st + ST_PREV] = w[st + ST_NODE] = w[st + ST_NEW] = 0
+    w[st + ST_PREV] = st + ST_HEAD
+    w[st + ST_NODE] = w[st + ST_NEW] = 0
 
 
 # ---------------------------------------------------------------- finding
@@ -133,12 +158,12 @@ def _set_shortcut(w: Any, st: int, shortcut: int, prefix: int, level: int) -> No
         before = following
         following = w[before]
     w[st + ST_NEW] = ST_SHORTCUT
-    w[st + ST_NODE] = shortcut
     w[st + ST_PREV] = before
+    w[st + ST_NODE] = shortcut
     w[shortcut + ND_HASH] = h
     w[shortcut] = following
     w[before] = shortcut  # publishes
-    w[st + ST_PREV] = 0
+    w[st + ST_NODE] = 0
 
 
 def find(w: Any, mem: Any, st: int, h: int, key: bytes) -> tuple[int, int]:
@@ -199,44 +224,151 @@ def exact_key_of(w: Any, mem: Any, e: int) -> bytes:
     return data
 
 
+# ---------------------------------------------------------------- whose an entry is
+def _say(w: Any, e: int, plain: int, carrying: int) -> None:
+    """Say in the heads of an entry, and of the blocks of its message and its key's handles, whose they are."""
+    at = w[e + EN_AT]
+    hdr = w[at]
+    if hdr & HDR_SPILLED:
+        block = w[at + 1]
+        w[block] = w[block] >> HEAD_WORDS << HEAD_WORDS | (carrying if hdr & HDR_HAS_HANDLES else plain)
+    if w[e + EN_STATE] & EN_KEY_HANDLES:
+        block = w[at - 1]
+        w[block] = w[block] >> HEAD_WORDS << HEAD_WORDS | carrying
+    block = e - BLOCK_DATA
+    w[block] = w[block] >> HEAD_WORDS << HEAD_WORDS | plain
+
+
+def let_go(t: Thread, e: int) -> None:
+    """Say that an entry is where others find it. Beside the store that links it. Lock: the stripe's."""
+    _say(t.w, e, t.live, t.live)
+
+
+def own(t: Thread, e: int) -> None:
+    """Say that an entry is ours. Before the store that takes it out of where it was. Lock: the stripe's."""
+    _say(t.w, e, t.cached, t.carries)
+
+
+def free_pin(t: Thread) -> int:
+    """A word of our slot where a pin can be stored; 0 if goroutines of ours read as many entries as there are."""
+    w = t.w
+    first: int = t.base + M_PINS
+    for at in range(first, first + N_PINS):
+        if not w[at]:
+            return at
+    return 0
+
+
+def pin(w: Any, at: int, number: int, e: int) -> None:
+    """Keep an entry: whoever unlinks it leaves it to us. Lock: the stripe's, which has that number."""
+    w[e + EN_STATE] += 1
+    w[at] = e | number << PIN_LOCK  # publishes
+
+
+def pinned(w: Any, at: int) -> int:
+    """The entry that the pin at word `at` keeps."""
+    e: int = w[at] & (1 << PIN_LOCK) - 1
+    return e
+
+
+def unpin(t: Thread, at: int) -> bool:
+    """Take a pin of ours off; whether the entry is ours to free now. Lock: the stripe's."""
+    w = t.w
+    e = pinned(w, at)
+    state = w[e + EN_STATE]
+    ours = bool(state & EN_RETIRED) and not _is_read(w, state, w[at], at)
+    if ours:
+        own(t, e)
+    w[at] = 0  # publishes
+    w[e + EN_STATE] = state - 1
+    return ours
+
+
+def _is_read(w: Any, state: int, word: int, but: int = 0) -> bool:
+    """Whether somebody reads the entry of that EN_STATE and of pins like `word`, not counting the pin at `but`."""
+    if state & EN_GIVEN:
+        return True
+    if not state & EN_PINS:
+        return False
+    for slot in range(1, w[H_SLOTS]):
+        base = slot_base(slot)
+        if w[base + M_KIND]:
+            for at in range(base + M_PINS, base + M_PINS + N_PINS):
+                if w[at] == word and at != but:
+                    return True
+    return False
+
+
+def part_with(t: Thread, st: int, e: int, at: int = 0) -> bool:
+    """Prepare for an entry to be unlinked, whose place ST_PREV names. Lock: the stripe's.
+
+    Args:
+        at: a word for a pin, where the caller wants to read the entry yet.
+    Returns: whether it is the caller's alone; else its last reader's, and the caller has a pin if it wants to read it.
+    """
+    w = t.w
+    state = w[e + EN_STATE]
+    number = object_lock(st)
+    if not _is_read(w, state, e | number << PIN_LOCK):
+        own(t, e)
+        return True
+    w[e + EN_STATE] = state | EN_RETIRED
+    if at:
+        pin(w, at, number, e)
+    return False
+
+
 # ---------------------------------------------------------------- changing the list
-def link(w: Any, st: int, before: int, node: int, count: int) -> None:
-    """Have `node` follow `before`, with which the stripe has `count` keys. Lock: the stripe's."""
+def link(w: Any, st: int, node: int, count: int) -> None:
+    """Have `node` follow the one that ST_PREV names, with which the stripe has `count` keys. Lock: the stripe's."""
+    before = w[st + ST_PREV]
     if count == w[st + ST_COUNT]:
         w[before] = node  # publishes
         return
     w[st + ST_NEW] = count
     w[st + ST_NODE] = node
-    w[st + ST_PREV] = before
     w[before] = node  # publishes
     w[st + ST_COUNT] = count
-    w[st + ST_PREV] = 0
+    w[st + ST_NODE] = 0
 
 
-def insert(w: Any, st: int, before: int, e: int) -> None:
-    """Link a new entry with a value behind `before`. Lock: the stripe's."""
+def insert(t: Thread, st: int, before: int, e: int) -> None:
+    """Link a new entry behind `before`. Lock: the stripe's."""
+    w = t.w
     w[e] = w[before]
-    link(w, st, before, e, w[st + ST_COUNT] + 1)
+    w[st + ST_PREV] = before
+    link(w, st, e, w[st + ST_COUNT] + bool(w[e + EN_STATE] & EN_VALUE))
+    let_go(t, e)
 
 
-def replace(w: Any, st: int, before: int, old: int, e: int) -> None:
-    """Link an entry in the place of another of the same key. Lock: the stripe's."""
+def replace(t: Thread, st: int, before: int, old: int, e: int, at: int = 0) -> bool:
+    """Link an entry in the place of another of its key. Lock: the stripe's. Returns, `at`: as :func:`part_with`."""
+    w = t.w
     w[e] = w[old]
+    w[st + ST_PREV] = before
+    ours = part_with(t, st, old, at)
     more = bool(w[e + EN_STATE] & EN_VALUE) - bool(w[old + EN_STATE] & EN_VALUE)
-    link(w, st, before, e, w[st + ST_COUNT] + more)
+    link(w, st, e, w[st + ST_COUNT] + more)
+    let_go(t, e)
+    return ours
 
 
-def remove(w: Any, st: int, before: int, e: int) -> None:
-    """Unlink an entry. Lock: the stripe's."""
-    link(w, st, before, w[e], w[st + ST_COUNT] - bool(w[e + EN_STATE] & EN_VALUE))
+def remove(t: Thread, st: int, before: int, e: int, at: int = 0) -> bool:
+    """Unlink an entry. Lock: the stripe's. Returns, `at`: as :func:`part_with`."""
+    w = t.w
+    w[st + ST_PREV] = before
+    ours = part_with(t, st, e, at)
+    link(w, st, w[e], w[st + ST_COUNT] - bool(w[e + EN_STATE] & EN_VALUE))
+    return ours
 
 
-def remove_some(w: Any, mem: Any, st: int, after: int, most: int) -> tuple[list[int], list[tuple[int, bytes]], int]:
+def remove_some(t: Thread, st: int, after: int, most: int) -> tuple[list[int], list[tuple[int, bytes]], int]:
     """Unlink the next entries behind hash `after`, `most` or so. Lock: the stripe's.
 
     Returns: those the caller is to free, hash and key of those that somebody changes alone just now (they stay), and
     the hash to go on behind, or -1 at the end.
     """
+    w = t.w
     gone: list[int] = []
     busy = []
     before = start(w, st, after, w[st + ST_LEVEL])
@@ -252,28 +384,12 @@ def remove_some(w: Any, mem: Any, st: int, after: int, most: int) -> tuple[list[
         if not here & 1:
             before = node
         elif w[node + EN_WAIT]:
-            busy.append((here, key_of(w, mem, node)))
+            busy.append((here, key_of(w, t.mem, node)))
             before = node
-        else:
-            remove(w, st, before, node)
-            if retire(w, node, False):
-                gone.append(node)
+        elif remove(t, st, before, node):
+            gone.append(node)
         node = following
     return gone, busy, -1 if here >= END else after
-
-
-def retire(w: Any, e: int, read: bool) -> bool:
-    """What becomes of an entry that was unlinked. Lock: the stripe's.
-
-    Args:
-        read: the caller wants to read it yet.
-    Returns: whether it is the caller's to free; else it has a pin of the caller, if that wants to read it.
-    """
-    state = w[e + EN_STATE]
-    if not state & EN_PINS:
-        return True
-    w[e + EN_STATE] = (state + read) | EN_RETIRED
-    return False
 
 
 def wants_to_grow(w: Any, st: int) -> bool:
@@ -281,41 +397,61 @@ def wants_to_grow(w: Any, st: int) -> bool:
     return bool(w[st + ST_COUNT] > LOAD << max(w[st + ST_LEVEL], FIRST_LEVEL - 1) and w[st + ST_LEVEL] < MAX_LEVEL)
 
 
-def first_directory(w: Any, st: int, directory: int, segment: int) -> None:
+def first_directory(t: Thread, st: int, directory: int, segment: int) -> None:
     """Begin with shortcuts: three levels of them at `segment`, 7 times 2 words, zeroed. Lock: the stripe's."""
+    w = t.w
     at = segment
     for level in range(1, FIRST_LEVEL + 1):
         w[directory + level] = at
         at += 1 << level
     w[st + ST_DIR] = directory
     w[st + ST_LEVEL] = FIRST_LEVEL  # publishes
+    put_block(t, directory - BLOCK_DATA)
+    put_block(t, segment - BLOCK_DATA)
 
 
-def add_level(w: Any, st: int, segment: int) -> None:
+def add_level(t: Thread, st: int, segment: int) -> None:
     """Double the buckets: their shortcuts lie at `segment`, zeroed. Lock: the stripe's."""
+    w = t.w
     level = w[st + ST_LEVEL] + 1
     w[w[st + ST_DIR] + level] = segment
     w[st + ST_LEVEL] = level  # publishes
+    put_block(t, segment - BLOCK_DATA)
+
+
+def segments(w: Any, st: int) -> list[int]:
+    """Where the shortcuts begin that each growth brought: the first for three levels."""
+    directory = w[st + ST_DIR]
+    return [w[directory + level] for level in range(1, w[st + ST_LEVEL] + 1) if not 1 < level <= FIRST_LEVEL]
 
 
 # ---------------------------------------------------------------- wait records
-def attach(w: Any, st: int, wt: int, e: int, owner: int) -> None:
+def attach(t: Thread, st: int, wt: int, e: int, owner: int) -> None:
     """Give the key of `e` a wait record. Lock: the stripe's. `e` is in the list, or is linked next."""
+    w = t.w
     w[wt + WT_ENTRY] = e
     w[wt + WT_OWNER] = owner
     w[wt + WT_QUEUE] = w[wt + WT_QUEUE + 1] = 0
     waitq.enqueue(w, st + ST_ACTIVE, wt)
     w[e + EN_WAIT] = wt  # publishes, where `e` is in the list
+    put_block(t, wt - BLOCK_DATA)
 
 
-def detach(w: Any, st: int, wt: int) -> None:
-    """Take a wait record from its key; an entry without a value goes with it. Lock: the stripe's."""
+def detach(t: Thread, st: int, wt: int) -> bool:
+    """Take a wait record from its key; it is ours then. Lock: the stripe's.
+
+    Returns: whether its entry, which has no value, went with it, and is ours as well.
+    """
+    w = t.w
     e = w[wt + WT_ENTRY]
-    if w[e + EN_STATE] & EN_VALUE:
-        w[e + EN_WAIT] = 0  # publishes
+    blank = not w[e + EN_STATE] & EN_VALUE
+    own_block(t, wt - BLOCK_DATA)
+    if blank:
+        remove(t, st, before_entry(w, st, e), e)
     else:
-        remove(w, st, before_entry(w, st, e), e)
+        w[e + EN_WAIT] = 0  # publishes
     waitq.remove(w, st + ST_ACTIVE, wt)
+    return blank
 
 
 def pass_on(w: Any, wt: int, slot: int) -> int:
@@ -330,39 +466,74 @@ def pass_on(w: Any, wt: int, slot: int) -> int:
     return g
 
 
-def give_all(w: Any, mem: Any, st: int, wt: int, slot: int) -> list[int]:
-    """Give everybody who waits for a key the value that its entry has now; return them. Lock: the stripe's."""
+def give_all(t: Thread, st: int, wt: int) -> tuple[list[int], bool]:
+    """Give everybody who waits for a key the value that its entry has now. Lock: the stripe's.
+
+    Short values are copied. Of others (EN_GIVEN) they come for the entry, and stay in the queue until then.
+    Returns: them, and whether the wait record is over, and ours.
+    """
+    w = t.w
     e = w[wt + WT_ENTRY]
-    hdr, body = fetch(w, mem, w[e + EN_AT])
+    hdr, body = fetch(w, t.mem, w[e + EN_AT])
+    given = w[e + EN_STATE] & EN_GIVEN
     woken = []
-    while s := w[wt + WT_QUEUE]:
-        if hdr & NOT_PLAIN:
-            w[s + SG_MSG] = hdr
-            w[s + SG_MSG + 1] = e
-            w[e + EN_STATE] += 1  # a kill before the next store leaves a pin too many: it is never freed
-        else:
-            put(w, mem, s + SG_MSG, hdr, body)
+    for s in waitq.sudogs(w, wt + WT_QUEUE):
         g = w[s + SG_G]
-        w[g + G_DECIDE] = OUT_OK | slot << 32  # publishes
-        waitq.pop(w, wt + WT_QUEUE, s)
+        if w[g + G_DECIDE]:
+            continue
+        if given:
+            w[s + SG_MSG + 1] = e
+            w[s + SG_MSG] = hdr
+        else:
+            put(w, t.mem, s + SG_MSG, hdr, body)
+        w[g + G_DECIDE] = OUT_OK | t.slot << 32  # publishes
+        if not given:
+            waitq.pop(w, wt + WT_QUEUE, s)
         woken.append(g)
+    if given:
+        return woken, False
+    detach(t, st, wt)
+    return woken, True
+
+
+def taken(t: Thread, st: int, wt: int) -> bool:
+    """The last one has left the queue of those who were given the entry of a wait record, which is ours then.
+
+    Returns: whether the entry is ours too.     Lock: the stripe's.
+    """
+    w = t.w
+    e = w[wt + WT_ENTRY]
+    own_block(t, wt - BLOCK_DATA)
+    state = w[e + EN_STATE] & ~EN_GIVEN
+    ours = bool(state & EN_RETIRED) and not _is_read(w, state, e | object_lock(st) << PIN_LOCK)
+    if ours:
+        own(t, e)
+    w[e + EN_STATE] = state  # publishes
     w[e + EN_WAIT] = 0
     waitq.remove(w, st + ST_ACTIVE, wt)
-    return woken
+    return ours
 
 
-def dismiss_all(w: Any, st: int, slot: int) -> tuple[list[int], list[int]]:
+def dismiss_all(t: Thread, st: int) -> tuple[list[int], list[int]]:
     """Tell everybody that the channel is closed. Lock: the stripe's.
 
-    Returns: the goroutines to make ready, and the wait records to free, with entries without a value.
+    Returns: the goroutines to make ready, and the wait records to free, with their entries: ours.
     """
-    woken: list[int] = []
-    over = []
-    while wt := w[st + ST_ACTIVE]:
-        woken += waitq.decide_all(w, wt + WT_QUEUE, OUT_CLOSED | slot << 32)
-        detach(w, st, wt)
-        over.append(wt)
+    over = [wt for wt in wait_records(t.w, st) if not t.w[t.w[wt + WT_ENTRY] + EN_STATE] & EN_GIVEN]
+    woken = dismiss(t, st)
+    for wt in over:
+        detach(t, st, wt)
     return woken, over
+
+
+def dismiss(t: Thread, st: int) -> list[int]:
+    """As :func:`dismiss_all`, but the wait records stay. Lock: the stripe's."""
+    w = t.w
+    woken: list[int] = []
+    for wt in wait_records(w, st):
+        if not w[w[wt + WT_ENTRY] + EN_STATE] & EN_GIVEN:
+            woken += waitq.decide_all(w, wt + WT_QUEUE, OUT_CLOSED | t.slot << 32)
+    return woken
 
 
 def wait_records(w: Any, st: int) -> list[int]:
@@ -376,62 +547,130 @@ def wait_records(w: Any, st: int) -> list[int]:
 
 
 # ---------------------------------------------------------------- repair and invariants
-def repair(t: Any, st: int) -> list[int]:
+def names(w: Any, st: int) -> list[int]:
+    """The blocks that a dead thread may have been linking or unlinking, those that still, or already, are in the list;
+    and all others of the stripe but entries. Lock: the stripe's, or nobody else runs.
+    """
+    found = [wt - BLOCK_DATA for wt in wait_records(w, st) if w[w[wt + WT_ENTRY] + EN_WAIT] == wt]
+    e = w[w[st + ST_PREV]]
+    if w[e + ND_HASH] & 1:
+        found.append(e - BLOCK_DATA)
+        at = w[e + EN_AT]
+        if w[at] & HDR_SPILLED:
+            found.append(w[at + 1])
+        if w[e + EN_STATE] & EN_KEY_HANDLES:
+            found.append(w[at - 1])
+    if w[st + ST_LEVEL]:
+        found += [at - BLOCK_DATA for at in (w[st + ST_DIR], *segments(w, st))]
+    return found
+
+
+def repair(t: Thread, st: int) -> list[int]:
     """Complete what a dead thread began in this stripe; return goroutines to make ready. Runs alone, under the lock.
 
     Who changes a key alone, and died, still does: :func:`forget` is for that.
     """
     w, mem = t.w, t.mem
-    before = w[st + ST_PREV]
-    if before:
-        done = w[before] == w[st + ST_NODE]
+    before, node = w[st + ST_PREV], w[st + ST_NODE]
+    if node:
+        done = w[before] == node
         if w[st + ST_NEW] == ST_SHORTCUT:
             if not done:
-                w[w[st + ST_NODE]] = 0
+                w[node] = 0
         elif done:
             w[st + ST_COUNT] = w[st + ST_NEW]
-        w[st + ST_PREV] = 0
+        w[st + ST_NODE] = 0
+    e = w[before]
+    if w[e + ND_HASH] & 1 and w[e + EN_STATE] & EN_RETIRED:  # it was about to be unlinked
+        w[e + EN_STATE] &= ~EN_RETIRED
     woken: list[int] = []
     previous = 0
     for wt in wait_records(w, st):
         w[wt + WT_BACK] = previous
         w[st + ST_ACTIVE + 1] = wt
-        named = w[wt + WT_ENTRY]
-        e = find(w, mem, st, w[named + ND_HASH], key_of(w, mem, named))[1]
+        e = w[wt + WT_ENTRY]
+        if not w[e + EN_STATE] & EN_RETIRED or not w[e + EN_STATE] & EN_GIVEN:
+            e = find(w, mem, st, w[e + ND_HASH], key_of(w, mem, e))[1]
         if not e or w[e + EN_WAIT] != wt:
             waitq.remove(w, st + ST_ACTIVE, wt)
             give_locked(t, block_pool(WT_BYTES), wt - BLOCK_DATA)
             continue
         previous = wt
         w[wt + WT_ENTRY] = e
+        if w[e + EN_STATE] & EN_GIVEN:
+            _mend_queue(w, wt + WT_QUEUE)
+            woken += give_all(t, st, wt)[0]
+            continue
         s = w[wt + WT_QUEUE]
         if s and w[w[s + SG_G] + G_DECIDE] and not w[st + ST_KEYED]:
             w[wt + WT_OWNER] = w[s + SG_G]
         waitq.repair(w, wt + WT_QUEUE)
         if w[st + ST_KEYED] and w[e + EN_STATE] & EN_VALUE:
-            woken += give_all(w, mem, st, wt, t.slot)
+            previous = w[wt + WT_BACK]
+            woken += give_all(t, st, wt)[0]
             give_locked(t, block_pool(WT_BYTES), wt - BLOCK_DATA)
     if w[st + ST_KEYED] and w[w[st + ST_MAP] + KC_CLOSED]:
         woken += dismiss(t, st)
     return woken
 
 
-def dismiss(t: Any, st: int) -> list[int]:
-    """As :func:`dismiss_all`, and free the records. Lock: the stripe's."""
+def _mend_queue(w: Any, q: int) -> None:
+    """Recompute the hints of a queue in which the decided stay."""
+    previous = 0
+    s = w[q]
+    while s:
+        w[s + SG_PREV] = previous
+        previous = s
+        s = w[s + SG_LINK]
+    w[q + 1] = previous
+
+
+def tidy(t: Thread, st: int, slot: int) -> None:
+    """After a death, once the dead are in no queue: wait records that nobody needs go, with what they stand for.
+
+    Lock: the stripe's.     It all becomes the own of the dead `slot`.
+    """
     w = t.w
-    woken, over = dismiss_all(w, st, t.slot)
-    for wt in over:
+    cached, carries = head_of(slot, REC_CACHED), head_of(slot, REC_CARRIES)
+    for wt in wait_records(w, st):
+        if w[wt + WT_OWNER] or w[wt + WT_QUEUE]:
+            continue
         e = w[wt + WT_ENTRY]
-        if not w[e + EN_STATE] & EN_VALUE:
-            give_locked(t, block_pool(w[e + EN_SIZE]), e - BLOCK_DATA)
-        give_locked(t, block_pool(WT_BYTES), wt - BLOCK_DATA)
-    return woken
+        state = w[e + EN_STATE] & ~EN_GIVEN
+        w[e + EN_STATE] = state
+        w[e + EN_WAIT] = 0
+        if not state & EN_VALUE:
+            w[st + ST_PREV] = before_entry(w, st, e)
+            link(w, st, w[e], w[st + ST_COUNT])
+            _say(w, e, cached, carries)
+        elif state & EN_RETIRED and not _is_read(w, state, e | object_lock(st) << PIN_LOCK):
+            _say(w, e, cached, carries)
+        waitq.remove(w, st + ST_ACTIVE, wt)
+        w[wt - BLOCK_DATA] = cached
+
+
+def unpin_dead(t: Thread, slot: int) -> None:
+    """Take off the pins of a dead slot; entries that nobody else reads, and no list has, become its own."""
+    w = t.w
+    first = slot_base(slot) + M_PINS
+    for at in range(first, first + N_PINS):
+        if not w[at]:
+            continue
+        lock = t.locks[w[at] >> PIN_LOCK]
+        t.enter(lock)
+        e = pinned(w, at)
+        state = w[e + EN_STATE]
+        if state & EN_RETIRED and not _is_read(w, state, w[at], at):
+            _say(w, e, head_of(slot, REC_CACHED), head_of(slot, REC_CARRIES))
+        w[at] = 0
+        w[e + EN_STATE] = state - 1
+        t.leave(lock)
 
 
 def forget(w: Any, st: int, gone: Callable[[int], bool], slot: int) -> list[int]:
     """Goroutines are dead: nobody waits for one of them to be done with a key, and none of them waits. Lock: its.
 
-    A wait record that nobody needs any more stays, until somebody comes to that key.
+    Wait records that nobody needs any more are for :func:`tidy`.
     """
     woken = []
     for wt in wait_records(w, st):
@@ -447,7 +686,7 @@ def forget(w: Any, st: int, gone: Callable[[int], bool], slot: int) -> list[int]
 
 def check(w: Any, mem: Any, st: int) -> None:
     """Assert HT1 to HT5 and the invariants of the queues. Runs alone."""
-    assert not w[st + ST_PREV], "a redo record is left"
+    assert not w[st + ST_NODE], "a redo record is left"
     seen: set[tuple[int, bytes]] = set()
     nodes = set()
     values, here, node = 0, -1, st + ST_HEAD
@@ -471,6 +710,7 @@ def check(w: Any, mem: Any, st: int) -> None:
         assert len(nodes) < 1 << 24, "HT1: the list is cyclic"
         node = w[node]
     assert here == END, "HT1: the list does not end at its tail"
+    assert w[st + ST_PREV] in nodes, "the node that was changed last is not in the list"
     assert values == w[st + ST_COUNT], f"HT2: {values} keys, counted as {w[st + ST_COUNT]}"
     for level in range(1, w[st + ST_LEVEL] + 1):
         segment = w[w[st + ST_DIR] + level]
@@ -480,15 +720,24 @@ def check(w: Any, mem: Any, st: int) -> None:
                 assert shortcut in nodes, "HT3: a shortcut is not in the list"
                 assert w[shortcut + ND_HASH] == (2 * i + 1) << HASH_BITS - level, "HT3: a shortcut elsewhere"
     active = wait_records(w, st)
+    for wt in active:
+        e = w[wt + WT_ENTRY]
+        if w[e + EN_STATE] & EN_RETIRED:
+            assert w[e + EN_STATE] & EN_GIVEN and w[e + EN_WAIT] == wt, "HT4: a wait record of an entry that is gone"
+            without.add(wt)
     assert set(active) == without and len(active) == len(without), "HT4: wait records without an entry"
     previous = 0
     for wt in active:
         assert w[wt + WT_BACK] == previous, "the backward link of a wait record"
         previous = wt
         waitq.check(w, wt + WT_QUEUE)
-        if w[st + ST_KEYED]:
+        waiting = [s for s in waitq.sudogs(w, wt + WT_QUEUE) if not w[w[s + SG_G] + G_DECIDE]]
+        if w[w[wt + WT_ENTRY] + EN_STATE] & EN_GIVEN:
+            assert w[wt + WT_QUEUE], "a wait record of what everybody took"
+            assert not waiting, "HT5: somebody waits for what is there"
+        elif w[st + ST_KEYED]:
             assert not w[w[wt + WT_ENTRY] + EN_STATE] & EN_VALUE, "HT5: somebody waits for what is there"
-            assert not w[w[st + ST_MAP] + KC_CLOSED], "HT5: somebody waits on a closed channel"
+            assert not waiting or not w[w[st + ST_MAP] + KC_CLOSED], "HT5: somebody waits on a closed channel"
         elif w[wt + WT_QUEUE]:
             assert w[wt + WT_OWNER], "somebody waits for nobody"
     assert not active or w[st + ST_ACTIVE + 1] == previous, "the tail of the wait records"

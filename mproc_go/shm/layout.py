@@ -147,8 +147,13 @@ M_REDO: Final = 27
 # while it waits, touching nothing. Writer: the owner sets it, the supervisor clears it when that is done.
 M_CUT: Final = 31
 M_PHASE: Final = 32  # phase words, one a nesting level; writer: owner (after its death: the supervisor)
-M_PHASE_LEVELS: Final = SLOT_WORDS - M_PHASE
-M_REG_PHASE: Final = SLOT_WORDS - 1  # the last one: of a thread that has no slot of its own yet; guard: a local lock
+M_PHASE_LEVELS: Final = 80
+M_REG_PHASE: Final = M_PHASE + M_PHASE_LEVELS - 1  # the last one: of a thread without a slot yet; guard: a local lock
+# Entries of maps that goroutines of this slot read under no lock, 0 if free: | number of the stripe's lock << PIN_LOCK.
+# Writer: the owner, under that lock (after its death: the supervisor, under it); readers: whoever has that lock.
+M_PINS: Final = M_PHASE + M_PHASE_LEVELS
+N_PINS: Final = SLOT_WORDS - M_PINS
+PIN_LOCK: Final = 48
 
 KIND_FREE: Final = 0
 KIND_SUPERVISOR: Final = 1
@@ -293,7 +298,7 @@ SG_CASE: Final = 3  # number of the select case
 # case of a select: SG_RECEIVES
 SG_SEQ: Final = 4
 SG_RECEIVES: Final = 1 << 62
-SG_PINNED: Final = 1 << 61  # a receiver of a keyed channel: SG_MSG may name an entry, which has a pin of it
+SG_PINNED: Final = 1 << 61  # a receiver of a keyed channel: SG_MSG may name an entry, for it to take (EN_GIVEN)
 # 1: the goroutine waits on several queues, claim under its claim lock; 2: taken out of this one; 3: nobody waits here,
 # it is a message given back to its channel (chan/ops.py)
 SG_SELECT: Final = 5
@@ -393,8 +398,8 @@ ST_DIR: Final = 13  # payload of a block: word j is where the shortcuts that lev
 ST_HEAD: Final = 14  # first node of the list (link and hash 0), which is never removed
 ST_TAIL: Final = 16  # its last node (no link, and a hash above all others); constant
 ST_ACTIVE: Final = 18  # head, tail: wait records of the stripe. Truth of the list: links from the head on
-ST_PREV: Final = 20  # redo record: if not 0, the link of this node is about to become ...
-ST_NODE: Final = 21  # ... this, and once it has ...
+ST_PREV: Final = 20  # the node whose link changes, or changed last: it stays in the list. Redo record: ...
+ST_NODE: Final = 21  # ... if this is not 0, that link becomes this, and once it has ...
 ST_NEW: Final = 22  # ... ST_COUNT is this. ST_SHORTCUT: ST_NODE is a shortcut, and unused before that
 ST_SHORTCUT: Final = 1 << 62
 # A node of that list: an entry (a block), or a shortcut into the list (2 words in the directory, hash even).
@@ -403,7 +408,7 @@ ND_HASH: Final = 1  # constant
 # entry: offsets from its block's payload. All constant once it is linked, but the link, EN_STATE and EN_WAIT, and the
 # word of a message that is a whole number; guard of these: the lock of its stripe
 EN_KEYLEN: Final = 2  # bytes of the key in canonical form | bytes of its exact form, where that differs, << 32
-EN_STATE: Final = 3  # number of pins: goroutines that read it outside the lock | flags below
+EN_STATE: Final = 3  # number of pins, never too low (M_PINS says exactly who has some) | flags below
 EN_WAIT: Final = 4  # wait record of its key, or 0
 EN_AT: Final = 5  # where its message begins
 EN_SIZE: Final = 6  # bytes of the block
@@ -411,13 +416,14 @@ EN_KEY: Final = 7  # the key, canonical form (of a number of 64 bits: 2 words), 
 EN_PINS: Final = (1 << 32) - 1
 EN_VALUE: Final = 1 << 32  # it has a message: else it only stands for a key that somebody waits for, or will store
 EN_KEY_HANDLES: Final = 1 << 33  # there are handles in the key, counted like those of a message
-EN_RETIRED: Final = 1 << 34  # unlinked: whoever takes the last pin off frees it
+EN_RETIRED: Final = 1 << 34  # unlinked, and read by somebody still: whoever takes the last pin off frees it
+EN_GIVEN: Final = 1 << 35  # there are some in the queue of its wait record who were given it and did not take it yet
 # wait record, a block: who changes a key alone, and who waits for it
 WT_LINK: Final = 0  # next in the stripe's list; the links of a sudog, so that waitq serves them
 WT_BACK: Final = 1  # the one before; hint
 WT_ENTRY: Final = 2  # the entry of the key
 WT_OWNER: Final = 3  # goroutine that alone may change it, 0 if none
-WT_QUEUE: Final = 4  # head, tail: in a map who wants to change it, in a keyed channel who waits for a value
+WT_QUEUE: Final = 4  # head, tail: in a map who wants to change it, in a keyed channel who waits (or see EN_GIVEN)
 WT_BYTES: Final = 6 * WORD
 
 MIN_STRIPES: Final = 8

@@ -26,6 +26,7 @@ from mproc_go.shm.layout import (
     M_OS_PID,
     M_P,
     M_PHASE,
+    M_PINS,
     M_REDO,
     M_REDO_AT,
     M_REDO_OF,
@@ -37,6 +38,7 @@ from mproc_go.shm.layout import (
     M_STATE,
     M_YIELD,
     MIN_BLOCK_ORDER,
+    N_PINS,
     N_POOLS,
     REC_CACHED,
     REC_CARRIES,
@@ -57,7 +59,7 @@ def clear_slot(w: Any, slot: int) -> None:
     base = slot_base(slot)
     for word in (M_STATE, M_P, M_INBOX, M_ATTENTION, M_YIELD, M_RETIRE, M_RUNNING, M_RESIDENT, M_DEADLINE):
         w[base + word] = 0
-    for word in (M_EXTERNAL, M_SPINNING, M_DUMP, M_REPLIED, M_CUT):
+    for word in (M_EXTERNAL, M_SPINNING, M_DUMP, M_REPLIED, M_CUT, *range(M_PINS, M_PINS + N_PINS)):
         w[base + word] = 0
 
 

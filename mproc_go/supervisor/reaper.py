@@ -340,6 +340,8 @@ class Reaper:
             objects = [base for base in self._live(POOL_OBJECT) if w[base + O_KIND] == kind]
             if objects:
                 self._woken += finish(self.t, objects)
+        for kind, leave in repairs.LEAVE.items():
+            leave(self.t, [base for base in self._live(POOL_OBJECT) if w[base + O_KIND] == kind], gone)
         self._drop_handles(slot)
         self._orphan_dying(gone)
         self._set_adrift({slot})

@@ -154,6 +154,10 @@ class FakeM(Thread):
         self.decides = L.OUT_OK | slot << 32
         self.delivered: list[int] = []
 
+    def cut_off(self, error: BaseException) -> bool:
+        """A Cut is the death of the whole process."""
+        return False
+
     def ready(self, g: int) -> None:
         self.delivered.append(g)
 

@@ -6,15 +6,17 @@ from unittest import mock
 
 import pytest
 
+from mproc_go.codec.handles import entries
 from mproc_go.errors import ChanClosed
 from mproc_go.runtime import message
 from mproc_go.runtime import process as rt
-from mproc_go.sched import waitq
+from mproc_go.runtime.handle import SharedHandle
+from mproc_go.sched import repairs, waitq
 from mproc_go.shared import striped, table
 from mproc_go.shared.keyed import KeyedChan
 from mproc_go.shared.map import SharedMap
+from mproc_go.shm import counts, pool
 from mproc_go.shm import layout as L
-from mproc_go.shm import pool
 from mproc_go.sync import grants
 from tests.crash.machine import Cut, cuts
 
@@ -84,10 +86,11 @@ class State:
         if not e:
             e = self.there._new(m, key, h, kb, None)
             before = table.find(self.w, m.mem, self.st, h, kb)[0]
-            self.w[e] = self.w[before]
             wt = pool.take_block(m, L.WT_BYTES) + L.BLOCK_DATA
-            table.attach(self.w, self.st, wt, e, 0)
-            table.link(self.w, self.st, before, e, self.w[self.st + L.ST_COUNT])
+            table.attach(m, self.st, wt, e, 0)
+            table.insert(m, self.st, before, e)
+        w_s = g + L.G_SUDOG
+        self.w[w_s + L.SG_SEQ], self.w[w_s + L.SG_MSG] = L.SG_PINNED, 0
         waitq.join(self.w, self.w[e + L.EN_WAIT] + L.WT_QUEUE, g)
         return g
 
@@ -108,6 +111,7 @@ class State:
         for st in self.there._stripes:
             woken += table.forget(w, st, lambda g: w[g + L.G_M] == dead, sup.slot)
         striped._finish(sup, self.there._stripes)
+        striped._leave(sup, self.there._stripes, [dead])
         return woken
 
     def check(self):
@@ -227,13 +231,14 @@ def test_several_changes_cut_anywhere(name):
             state.there.clear()
             state.w[state.st + L.ST_LEVEL] = 0
             state.w[state.st + L.ST_HEAD] = state.st + L.ST_TAIL
+            state.w[state.st + L.ST_PREV] = state.st + L.ST_HEAD
             for key, value in content.items():
                 state.put(key, value)
             w, st = state.w, state.st
             segment = striped._zeroed(state.living, 1 << 12)
             directory = striped._zeroed(state.living, 31 * L.WORD)
             if not w[st + L.ST_LEVEL]:
-                table.first_directory(w, st, directory, segment)
+                table.first_directory(state.living, st, directory, segment)
         return state
 
     for _machine, state, n, died in cuts(build, operate):
@@ -256,7 +261,8 @@ def test_replacing_what_is_read_cut_anywhere():
         state = State(machine, {"a": LONG})
         h, kb = state.there._keys.of("a")
         state.e = table.find(state.w, state.living.mem, state.st, h, kb)[1]
-        state.w[state.e + L.EN_STATE] += 1
+        state.pin = table.free_pin(state.living)
+        table.pin(state.w, state.pin, L.object_lock(state.st), state.e)
         return state
 
     for _machine, state, n, died in cuts(build, lambda machine, state: state.here.store("a", 5)):
@@ -264,7 +270,7 @@ def test_replacing_what_is_read_cut_anywhere():
         state.check()
         now = state.content()
         assert now in (({"a": LONG}, {"a": 5}) if died else ({"a": 5},)), f"cut at store {n}"
-        assert state.there._read_pinned(state.living, 0, state.e) == LONG
+        assert state.there._read_pinned(state.living, state.pin) == LONG
         assert state.content() == now
         state.usable()
 
@@ -385,7 +391,7 @@ def test_after_another_death_cut_anywhere(name):
         state = State(machine, {"a": 1})
         state.own(state.dying, "a")
         state.recover()
-        assert table.wait_records(state.w, state.st), "it stays until somebody comes"
+        assert not table.wait_records(state.w, state.st), "it goes with who needed it"
         return state
 
     for _machine, state, n, died in cuts(build, lambda machine, state: BUSY[name](state.here)):
@@ -406,7 +412,11 @@ def told(state, g):
     at = g + L.G_SUDOG + L.SG_MSG
     hdr, body = message.fetch(w, state.living.mem, at)
     if hdr & table.NOT_PLAIN:
-        return state.there._read_pinned(state.living, 0, w[at + 1])
+        before, state.living.g = state.living.g, g
+        pin = table.free_pin(state.living)
+        state.there._take(state.living, 0, pin)
+        state.living.g = before
+        return state.there._read_pinned(state.living, pin)
     return message.copy(state.living, hdr, body)
 
 
@@ -514,14 +524,96 @@ def test_making_cut_anywhere(cls):
         patch.setattr(cls, "__del__", lambda self: None, raising=False)  # the handle of the dead does nothing
         for machine, state, _n, died in cuts(build, operate):
             w = machine.words
+            for base in pool.records(w, L.POOL_OBJECT):
+                w[base + L.R_REFS] &= L.REFS_MASK
             if not died:
                 state.t.process.refs.holds[state.made._base] = 1 << 30
                 assert list(made(w)) == [state.made._base]
             for base in made(w):
                 striped.destroy(machine.threads[1], base)
             assert not list(made(w))
-            left = [st for st in pool.records(w, L.POOL_OBJECT) if w[st + L.O_KIND] == L.KIND_STRIPE]
-            assert len(left) <= died, "all but the one it had just made"
+            stripes = [st for st in pool.records(w, L.POOL_OBJECT) if w[st + L.O_KIND] == L.KIND_STRIPE]
+            assert not [st for st in stripes if w[st] & 0xFF == L.REC_LIVE]
+
+
+def buried(machine, slot, m):
+    """What the reaper does about what a dead one had in its hands; returns what it was destroying. `m` frees it."""
+    w = machine.words
+    counts.repair(w, slot)
+    for base in pool.records(w, L.POOL_OBJECT):
+        if w[base] & L.REC_STATE in (L.REC_LIVE, L.REC_DYING):
+            for named in repairs.NAMES.get(w[base + L.O_KIND], lambda w, base: ())(w, base):
+                if pool.is_own(w, named, {slot}):
+                    w[named] = w[named] & ~L.REC_STATE | L.REC_LIVE
+    word, bit = L.R_HOLDERS + slot // 64, 1 << slot % 64
+    for base in pool.records(w, L.POOL_OBJECT):
+        if w[base] & L.REC_STATE == L.REC_LIVE and w[base + word] & bit:
+            w[base + word] &= ~bit
+            w[base + L.R_REFS] -= 1
+            if not w[base + L.R_REFS]:
+                w[base] = pool.head_of(slot, L.REC_DYING)
+    for which in range(L.MIN_BLOCK_ORDER, L.N_POOLS):
+        for block in pool.records(w, which):
+            if w[block] == pool.head_of(slot, L.REC_CARRIES):
+                n = w[block + L.MSG_TABLE] & L.MSG_COUNT
+                start = (block + L.MSG_TABLE + 1) * L.WORD
+                m.process.refs.unload(m, block, entries(m.mem[start : start + 24 * n]))
+                pool.give(m, which, block)
+    for which in range(L.N_POOLS):
+        pool.sweep(w, which, slot, {*pool.records(w, which)})
+    dying = pool.head_of(slot, L.REC_DYING)
+    return [base for base in pool.records(w, L.POOL_OBJECT) if w[base] == dying]
+
+
+@pytest.mark.parametrize("second", [0, 1, 7, 30, 61, 10_000])
+def test_destroying_cut_anywhere(second):
+    """One dies destroying a map with everything in it, the next who goes on with that too: nothing of it is left."""
+    with mock.patch.object(SharedHandle, "__del__", return_value=None):  # handles are dropped by hand
+        _destroying_cut_anywhere(second)
+
+
+def _destroying_cut_anywhere(second):
+
+    def build(machine):
+        t = machine.threads[0]
+        with mock.patch.object(rt, "current", return_value=t), mock.patch.object(rt, "process", t.process):
+            m, inner = SharedMap(), SharedMap()
+            m._mask = 0
+            for i in range(9):
+                m.store(i, i)
+            m.store(("t", inner), [inner, LONG])
+            m.store("l", LONG)
+            m._hold(t, 0)
+        h, kb = m._keys.of("w")
+        m._own(t, "w", 0, h, kb, True)  # as an exception leaves it
+        for handle in (m._held[0], inner):
+            t.process.refs.drop(t, handle.KIND, handle._base)
+        return m._base
+
+    def destroy(t, kind, base):
+        t.process.refs.drop(t, kind, base) if kind else t.process.refs.destroy(t, t.w[base + L.O_KIND], base)
+
+    for machine, base, n, _died in cuts(build, lambda machine, base: destroy(machine.threads[0], L.KIND_MAP, base)):
+        w = machine.words
+        first, then, last = machine.threads
+        for t, following in ((first, then), (then, last), (last, machine.supervisor)):
+            left = buried(machine, t.slot, following)
+            if t is last:
+                break
+            for which in left:  # as from the list of orphans
+                w[which] = following.dying
+            if t is first:
+                w.stores, w.cut_at = 0, second
+            try:
+                for which in left:
+                    destroy(following, 0, which)
+            except Cut:
+                machine.free_all_locks()
+            w.cut_at = None
+        assert not left
+        for which in (L.POOL_OBJECT, *range(L.MIN_BLOCK_ORDER, L.N_POOLS)):
+            free = pool.free_records(w, which)
+            assert sorted(free) == sorted(pool.records(w, which)), f"cut at store {n}: something of pool {which} is left"
 
 
 def made(w):

@@ -46,7 +46,7 @@ def kill_everywhere(operation, check, *, through_the_end=False, first=0, step=1)
         if not died:
             return n
         n += step
-        assert n < 300
+        assert n < 600
 
 
 STEP = 4

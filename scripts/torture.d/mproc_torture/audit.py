@@ -46,6 +46,9 @@ class Audit:
             self.refs[w[block + L.BLOCK_DATA + L.NM_CHAN]] += 1
         for slot in range(1, w[L.H_SLOTS]):
             self.blocks[w[L.slot_base(slot) + L.M_REPLY]] += 1
+            for at in range(L.slot_base(slot) + L.M_PINS, L.slot_base(slot) + L.M_PINS + L.N_PINS):
+                if w[at]:
+                    self._retired(table.pinned(w, at))
         self._compare()
 
     def _live(self, which: int) -> list[int]:
@@ -112,21 +115,29 @@ class Audit:
         node = w[st + L.ST_HEAD]
         while node:
             if w[node + L.ND_HASH] & 1:
-                self.blocks[node - L.BLOCK_DATA] += 1
-                at = w[node + L.EN_AT]
-                self._message(at)
-                if w[node + L.EN_STATE] & L.EN_KEY_HANDLES:
-                    self.blocks[w[at - 1]] += 1
-                    self._handles(w[at - 1])
+                self._entry(node)
             node = w[node]
         for wt in table.wait_records(w, st):
             self.blocks[wt - L.BLOCK_DATA] += 1
-        directory = w[st + L.ST_DIR]
-        if directory:
-            self.blocks[directory - L.BLOCK_DATA] += 1
-            for level in range(1, w[st + L.ST_LEVEL] + 1):
-                if not 1 < level <= table.FIRST_LEVEL:
-                    self.blocks[w[directory + level] - L.BLOCK_DATA] += 1
+            self._retired(w[wt + L.WT_ENTRY])
+        if w[st + L.ST_LEVEL]:
+            for at in (w[st + L.ST_DIR], *table.segments(w, st)):
+                self.blocks[at - L.BLOCK_DATA] += 1
+
+    def _entry(self, e: int) -> None:
+        """An entry of a map."""
+        w = self.w
+        self.blocks[e - L.BLOCK_DATA] += 1
+        at = w[e + L.EN_AT]
+        self._message(at)
+        if w[e + L.EN_STATE] & L.EN_KEY_HANDLES:
+            self.blocks[w[at - 1]] += 1
+            self._handles(w[at - 1])
+
+    def _retired(self, e: int) -> None:
+        """One that somebody reads, if it is in no list any more."""
+        if self.w[e + L.EN_STATE] & L.EN_RETIRED and not self.blocks[e - L.BLOCK_DATA]:
+            self._entry(e)
 
     def _goroutine(self, g: int) -> None:
         w = self.w
