@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from mproc_go.tools.which import PROCS, usage_errors
+from mproc_go.tools.which import MEMORY, PROCS, usage_errors
 
 
 @click.command(name="start", short_help="Start a runtime in the background.")
@@ -22,7 +22,7 @@ from mproc_go.tools.which import PROCS, usage_errors
 )
 @click.option("--preempt", is_flag=True, help="Make goroutines that compute for long yield.")
 @click.option("--max-ms", type=click.IntRange(min=1), metavar="N", help="Worker processes at the most.")
-@click.option("--memory", type=click.IntRange(min=1), metavar="BYTES", help="What its memory may grow to.")
+@click.option("--memory", type=MEMORY, metavar="BYTES", help="What its memory may grow to.")
 def command(
     name: str, procs: int | None, on_panic: str, preempt: bool, max_ms: int | None, memory: int | None
 ) -> None:

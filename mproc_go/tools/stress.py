@@ -7,14 +7,14 @@ import random
 import click
 
 from mproc_go.tools.exits import complain
-from mproc_go.tools.which import PROCS, columns
+from mproc_go.tools.which import PROCS, Seconds, columns
 
 
 @click.command(name="stress", short_help="Load a runtime for a while and count everything.")
 @click.argument("scenario", required=False, metavar="[SCENARIO]")
 @click.option(
     "--seconds",
-    type=click.FloatRange(min=0, max=86_400),
+    type=Seconds(min=0, max=86_400),
     default=10.0,
     show_default=True,
     metavar="S",

@@ -11,12 +11,24 @@ import click
 
 from mproc_go.errors import NotRunning
 from mproc_go.shm import names
-from mproc_go.shm.layout import MAX_PS
+from mproc_go.shm.layout import DYNAMIC, MAX_PS, WORD
 
 # What --procs takes.
 PROCS = click.IntRange(1, MAX_PS)
+# What --memory takes: with less there is no room for the tables.
+MEMORY = click.IntRange(min=DYNAMIC * WORD)
 # A supervisor that does not answer within this, in seconds, is stopped, or its machine swaps.
 ANSWER_S = 5.0
+
+
+class Seconds(click.FloatRange):
+    """A number of seconds in a range, in which click sees NaN as well."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        seconds = super().convert(value, param, ctx)
+        if seconds != seconds:
+            self.fail(f"{value!r} is no number", param, ctx)
+        return seconds
 
 
 @contextlib.contextmanager

@@ -128,6 +128,8 @@ def test_names_that_try_to_leave_their_folder(verb, name):
         (("start", "x", "--procs", "0"), "--procs"),
         (("start", "x", "--procs", "65"), "1<=x<=64"),
         (("start", "x", "--max-ms", "1", "--procs", "2"), "max_ms is at least 2"),
+        (("start", "x", "--memory", "5"), "5 is not in the range"),
+        (("start", "x", "--memory", "1" * 30), "memory is at least"),
         (("start", "x", "--on-panic", "dance"), "dance"),
         (("start", "x", "y"), "unexpected extra argument"),
         (("stop", "none"), "no runtime named 'none' runs"),
