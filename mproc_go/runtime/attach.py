@@ -36,7 +36,7 @@ from mproc_go.runtime.client import ClientM
 from mproc_go.runtime.process import M, Process
 from mproc_go.shm import names
 from mproc_go.shm.doors import Doors
-from mproc_go.shm.layout import KIND_FREE, M_ATTENTION, M_HOST, M_KIND, slot_base
+from mproc_go.shm.layout import KIND_FREE, M_ATTENTION, M_HOST, M_KIND, MAX_SLOTS, slot_base
 from mproc_go.shm.segment import Segment
 from mproc_go.supervisor import control
 
@@ -83,19 +83,25 @@ class Attached:
             if "version" in packet:
                 _refuse_version(name, packet["version"])
             if "error" in packet:
-                raise NotRunning(packet["error"])
+                raise NotRunning(str(packet["error"]))
+            try:
+                prefix, slots, client, path, environment = _joined(packet)
+                if not fds:
+                    raise ValueError("it brings no memory")
+                segment = Segment.join(fds[0])
+            except ValueError as error:
+                raise _another_language(name, error) from error
             os_pid, _ = control.peer(self._sock)
             fds.append(os.pidfd_open(os_pid))
-            segment = Segment.join(fds[0])
             try:
-                opened = Doors(packet["prefix"], packet["slots"])
+                opened = Doors(prefix, slots)
                 locks = opened.locks(segment.w)
             except OSError as error:
                 raise NotRunning(
                     f"runtime {name!r} can't be joined any more: a semaphore of it is gone from {names.SHM_FOLDER} "
                     f"({error}); did its user log out (RemoveIPC= of systemd-logind)? Start it again"
                 ) from error
-            process = boot.new_process(segment, locks, opened.notes, packet["client"], fds[1], name)
+            process = boot.new_process(segment, locks, opened.notes, client, fds[1], name)
             process.exporters = weakref.WeakValueDictionary()
         except BaseException:
             with contextlib.suppress(OSError):  # we touch nothing any more; refused if we had not come that far
@@ -104,7 +110,7 @@ class Attached:
             for fd in fds:
                 os.close(fd)
             raise
-        byname.look_in(packet["path"], packet["environment"] == sys.prefix)
+        byname.look_in(path, environment == sys.prefix)
         self._process = rt.process = process
 
     @property
@@ -264,13 +270,13 @@ def ask(name: str, what: str, seconds: float = START_S) -> tuple[dict[str, Any],
     """
     with connect(name, seconds) as sock:
         packet, fds = _ask(sock, name, {"do": what}, 1, seconds)
-        if "error" in packet:
-            raise NotRunning(packet["error"])
         text = b""
         for fd in fds:
             with open(fd, "rb") as file:
-                file.seek(0)
-                text = file.read()
+                size = os.fstat(fd).st_size  # what has none, a pipe or device, is not read
+                text = file.read(size) if size and not file.seek(0) else b""
+        if "error" in packet:
+            raise NotRunning(str(packet["error"]))
         return packet, text
 
 
@@ -285,10 +291,29 @@ def _ask(
     except (BrokenPipeError, ConnectionResetError):
         answer, fds = None, []
     except ValueError as error:
-        raise NotRunning(f"runtime {name!r} speaks another language: {error}") from error
+        raise _another_language(name, error) from error
     if answer is None:
         raise NotRunning(f"runtime {name!r} ended meanwhile")
     return answer, fds
+
+
+def _joined(packet: dict[str, Any]) -> tuple[str, int, int, list[str], str]:
+    """What the answer to a request to attach says: prefix of the semaphores, slots, our slot, path, environment.
+
+    Raises:
+        ValueError: it is no such answer.
+    """
+    prefix, path = control.field(packet, "prefix", str), control.field(packet, "path", list)
+    slots, client = control.field(packet, "slots", int), control.field(packet, "client", int)
+    if not 0 < client < slots <= MAX_SLOTS or not prefix.startswith("/mproc-go.") or "\0" in prefix:
+        raise ValueError(f"not a control packet: slot {client} of {slots}, prefix {prefix[:80]!r}")
+    if not all(isinstance(folder, str) for folder in path):
+        raise ValueError("not a control packet: a path of other things than folders")
+    return prefix, slots, client, path, control.field(packet, "environment", str)
+
+
+def _another_language(name: str, error: ValueError) -> NotRunning:
+    return NotRunning(f"runtime {name!r} speaks another language: {error}")
 
 
 def _unknown(name: str, folder: str, running: list[str]) -> NotRunning:
@@ -304,6 +329,8 @@ def _silent(name: str) -> NotRunning:
 
 
 def _refuse_version(name: str, theirs: Any) -> NoReturn:
+    if not isinstance(theirs, dict):
+        raise _another_language(name, ValueError(f"its version is {type(theirs).__name__}"))
     ours = control.versions()
     raise RuntimeError(
         f"runtime {name!r} was started by Python {theirs.get('python')} and mproc_go with memory layout "

@@ -36,6 +36,7 @@ _LOCK, _SOCK, _LOG = ".lock", ".sock", ".log"
 _FLOCK: Final = "hhqqi4x"
 # Somebody who looks whether an owner lives, in order to remove what it left, has the lock for a moment.
 _TRIES, _PAUSE_S = 5, 0.02
+_MAX_PID: Final = 1 << 22  # Linux: PID_MAX_LIMIT
 
 
 class Taken(RuntimeError):
@@ -129,8 +130,9 @@ def left_semaphores() -> list[str]:
         path = f"{SHM_FOLDER}/{entry}"
         try:
             owner = _owner_in(entry)
+            there = os.lstat(path)
             # Whoever else may write there can use our prefix: what is not ours is not touched.
-            if os.lstat(path).st_uid == os.getuid() and owner.is_dead():
+            if stat.S_ISREG(there.st_mode) and there.st_uid == os.getuid() and owner.is_dead():
                 found.append(path)
         except (ValueError, IndexError, OSError):
             continue
@@ -140,7 +142,10 @@ def left_semaphores() -> list[str]:
 def _owner_in(entry: str) -> Owner:
     words = entry.split(".")
     started, _, namespace = words[4].partition("-")
-    return Owner(int(words[3]), int(started), int(namespace))
+    owner = Owner(int(words[3]), int(started), int(namespace))
+    if not 0 < owner.os_pid <= _MAX_PID:
+        raise ValueError(f"{owner.os_pid} is no number of a process")
+    return owner
 
 
 def remove_left() -> list[str]:

@@ -101,11 +101,16 @@ class Segment:
         Raises:
             ValueError: not one of ours, or of another version.
         """
+        size = os.fstat(fd).st_size
+        if size < DYNAMIC * WORD or size % WORD:
+            raise ValueError(f"not a segment of mproc_go: {size} bytes")
         segment = cls(fd)
-        if segment.w[H_MAGIC] != MAGIC or segment.w[H_VERSION] != LAYOUT_VERSION:
-            raise ValueError(
-                f"not a segment of this version of mproc_go (layout {segment.w[H_VERSION]}, ours {LAYOUT_VERSION})"
-            )
+        magic, version = segment.w[H_MAGIC], segment.w[H_VERSION]
+        if magic != MAGIC or version != LAYOUT_VERSION:
+            segment.w.release()
+            segment._view.release()
+            segment.mem.close()
+            raise ValueError(f"not a segment of this version of mproc_go (layout {version}, ours {LAYOUT_VERSION})")
         return segment
 
     def close(self) -> None:

@@ -24,6 +24,7 @@ T = TypeVar("T")
 MAX_PACKET = 1 << 16
 _MAX_ITEMS = 4096
 _UCRED = "3i"
+_FD_BYTES = struct.calcsize("i")
 _LIMITS = {
     "max_str_len": MAX_PACKET,
     "max_bin_len": 0,
@@ -47,9 +48,16 @@ def receive(sock: socket.socket, max_fds: int = 0) -> tuple[dict[str, Any] | Non
         BlockingIOError: the socket does not block, and there is none.
     """
     try:
-        data, fds, flags, _ = socket.recv_fds(sock, MAX_PACKET, max_fds)
+        # Close-on-exec (socket.recv_fds forgets it): else programs that this one starts could have the memory, too.
+        data, ancillary, flags, _ = sock.recvmsg(
+            MAX_PACKET, socket.CMSG_LEN(max_fds * _FD_BYTES), socket.MSG_CMSG_CLOEXEC
+        )
     except ConnectionResetError:
         return None, []
+    fds: list[int] = []
+    for level, kind, found in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            fds += struct.unpack(f"{len(found) // _FD_BYTES}i", found[: len(found) // _FD_BYTES * _FD_BYTES])
     try:
         if not data:
             if fds:

@@ -9,7 +9,7 @@ import signal
 
 import click
 
-from mproc_go.tools.which import ANSWER_S, runtime_named, usage_errors
+from mproc_go.tools.which import ANSWER_S, os_pid_in, runtime_named, usage_errors
 
 # It ends its workers within a tenth of a second; a machine may be slow.
 GONE_S = 10.0
@@ -24,8 +24,9 @@ def command(name: str) -> None:
     runtime_named(name)
     with usage_errors():
         answer, _ = ask(name, "stop", ANSWER_S)
+        os_pid = os_pid_in(name, answer)
     with contextlib.suppress(ProcessLookupError):  # it is gone already
-        fd = os.pidfd_open(answer["os_pid"])
+        fd = os.pidfd_open(os_pid)
         try:
             if not select.select([fd], [], [], GONE_S)[0]:
                 signal.pidfd_send_signal(fd, signal.SIGKILL)

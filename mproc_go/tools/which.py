@@ -61,12 +61,30 @@ def figures(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """What a runtime says of itself (os_pid, started), and its stats().
 
     Raises:
-        NotRunning, PermissionError: as runtime/attach.py connect.
+        NotRunning, PermissionError: as runtime/attach.py connect; or what it says is nonsense.
     """
     from mproc_go.runtime.attach import ask
 
     answer, text = ask(name, "stats", ANSWER_S)
-    return answer, json.loads(text)
+    os_pid_in(name, answer)
+    try:
+        return answer, dict(json.loads(text))
+    except (ValueError, TypeError) as error:
+        raise NotRunning(f"runtime {name!r} speaks another language: {error}") from error
+
+
+def os_pid_in(name: str, answer: dict[str, Any]) -> int:
+    """The number of the supervisor, which answers name.
+
+    Raises:
+        NotRunning: this one does not.
+    """
+    from mproc_go.supervisor import control
+
+    try:
+        return control.field(answer, "os_pid", int)
+    except ValueError as error:
+        raise NotRunning(f"runtime {name!r} speaks another language: {error}") from error
 
 
 def columns(rows: Sequence[Sequence[str]]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import gc
 import multiprocessing
 import os
@@ -292,6 +293,54 @@ def fill(ch):
         ch.send(bytes(1 << 20))
 
 
+def test_others_while_one_has_all_the_memory():
+    """Who needs none goes on; who needs some gets it, or SharedMemoryFull, and nothing is lost."""
+    with Runtime(2, memory=48 << 20):
+        hoard, there, back, stop, told = Chan(1000), Chan(), Chan(), Chan(), Chan(1)
+        hoarder = go(fill_and_keep, hoard, stop, told)
+        echo = go(echoes, there, back)
+        full = 0
+        told.recv(DEADLINE_S)
+        for i in range(600):
+            there.send(i, DEADLINE_S)
+            assert back.recv(DEADLINE_S) == i
+            try:
+                there.send(bytes(300_000), DEADLINE_S)
+            except SharedMemoryFull:
+                full += 1
+            else:
+                assert back.recv(DEADLINE_S) == 300_000
+            if i % 3 == 2:  # room, for whoever comes first
+                assert len(hoard.recv(DEADLINE_S)) == 1 << 18
+        assert full, "it was full"
+        stop.close()
+        hoarder.result(DEADLINE_S)
+        while len(hoard):
+            hoard.recv()
+        there.close()
+        assert echo.result(DEADLINE_S) == 1200 - full
+        assert go(len, bytes(1 << 20)).result(DEADLINE_S) == 1 << 20
+
+
+def fill_and_keep(hoard, stop, told):
+    """Takes what there is, again and again."""
+    while not stop.closed:
+        try:
+            hoard.send(bytes(1 << 18))
+        except SharedMemoryFull:
+            if not len(told):
+                told.send("full")
+            gosched()
+
+
+def echoes(there, back):
+    n = 0
+    for value in there:
+        n += 1
+        back.send(value if isinstance(value, int) else len(value))
+    return n
+
+
 # ---------------------------------------------------------------- process-wide state
 def misbehave(what, folder):
     """Change what belongs to the whole worker."""
@@ -318,15 +367,35 @@ def misbehave(what, folder):
     elif what == "streams":
         sys.stdout.close()
         sys.stderr.close()
+    elif what == "standard descriptors":
+        os.closerange(0, 3)
+        with contextlib.suppress(OSError):
+            print("to whoever has that descriptor now")
+            sys.stdout.flush()
+    elif what == "signal masks":
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    elif what == "interval timers":
+        signal.signal(signal.SIGPROF, lambda *_: None)
+        signal.setitimer(signal.ITIMER_PROF, 0.001, 0.001)
+    elif what == "hooks":
+        sys.excepthook = sys.unraisablehook = threading.excepthook = sys.displayhook = None
+    elif what == "imports":
+        for found in (sys.meta_path, sys.path, sys.path_hooks):
+            found.clear()
+    elif what == "another user":
+        if os.geteuid() == 0:
+            os.setgid(65534)
+            os.setuid(65534)
     elif what == "modules":
         for name in [name for name in sys.modules if name.startswith("mproc_go.sync")]:
             del sys.modules[name]
     return what
 
 
-WHAT = (
-    ["directory", "environment", "umask", "descriptors", "trace", "recursion", "limits", "threads", "signals", "streams", "modules"]
-)
+WHAT = [
+    *("directory", "environment", "umask", "descriptors", "standard descriptors", "trace", "recursion", "limits"),
+    *("threads", "signals", "signal masks", "interval timers", "streams", "hooks", "imports", "modules", "another user"),
+]
 
 
 @pytest.mark.parametrize("what", WHAT)
@@ -404,12 +473,26 @@ def divide():
 
 # ---------------------------------------------------------------- output
 def test_lines_stay_whole(tmp_path):
-    """Goroutines that print from everywhere: no line is torn, none is lost."""
+    """Goroutines that print, their threads, finalizers, signal handlers: no line is torn, none is lost."""
     code = """
+import gc, os, signal, threading
 from mproc_go import run, WaitGroup, Chan
+def say(who):
+    print(f"<{who}:" + "x" * 60 + ">")
+class Last:
+    def __init__(self, i): self.i = i; self.me = self
+    def __del__(self): say(f"finalizer {self.i}")
+def threaded(i):
+    for j in range(50): say(f"thread {i}:{j}")
 def talk(i):
-    for j in range(100):
-        print(f"<{i}:{j}:" + "x" * 60 + ">")
+    signal.signal(signal.SIGUSR1, lambda *_: say("signal"))
+    thread = threading.Thread(target=threaded, args=(i,)); thread.start()
+    for j in range(50):
+        Last(j)
+        say(f"{i}:{j}")
+    os.kill(os.getpid(), signal.SIGUSR1)
+    thread.join()
+    gc.collect()
 def main():
     wg = WaitGroup()
     for i in range(20):
@@ -420,5 +503,5 @@ run(main, procs=4)
 """
     outcome = run_code(tmp_path, code)
     lines = outcome.out.splitlines()
-    assert outcome.status == 0 and len(lines) == 2100, outcome.err
+    assert outcome.status == 0 and len(lines) == 21 * 151, outcome.err
     assert all(line.startswith("<") and line.endswith("x" * 60 + ">") and line.count("<") == 1 for line in lines)

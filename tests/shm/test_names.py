@@ -45,6 +45,7 @@ def test_who_is_dead(shm):
         f"sem.mproc-go.{os.getuid()}.x.y.z.d0.0",
         f"sem.mproc-go.{os.getuid()}.{gone.pid}.0123456789abcdef.d0.0",
         "sem.other",
+        *(entry(os_pid, 1, namespace) for os_pid in (-1, 0, 1 << 31, 1 << 64, 10**100)),
     ]
     for one in dead + alive:
         (shm / one).touch()
@@ -53,10 +54,22 @@ def test_who_is_dead(shm):
     assert sorted(os.listdir(shm)) == sorted(alive)
 
 
+def test_only_files_are_semaphores(shm):
+    """A folder or a link under such a name is nobody's that we know."""
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    precious = shm / "precious"
+    precious.touch()
+    (shm / entry(gone.pid, 1, names.pid_namespace())).symlink_to(precious)
+    (shm / f"{entry(gone.pid, 2, names.pid_namespace())}").mkdir()
+    assert names.remove_left() == []
+    assert len(os.listdir(shm)) == 3 and precious.exists()
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a file of another user's")
 def test_what_another_user_put_there_under_our_name_is_not_touched(shm):
     """He may write there, and choose his names."""
-    his = shm / entry(2**22 + 1, 1, names.pid_namespace())
+    his = shm / entry(2**22, 1, names.pid_namespace())
     his.touch()
     os.chown(his, 65534, 65534)
     assert names.remove_left() == []
