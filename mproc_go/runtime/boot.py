@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Final, NoReturn, ParamSpec, Self, TypeVar
 
@@ -162,10 +162,9 @@ class Runtime:
         try:
             self._os_pid = _spawn_supervisor(theirs)
             theirs.close()
-            fds.append(os.pidfd_open(self._os_pid))
-            packet, received = _begin(ours, self._options, os.getpid())
-            fds += received
-            segment = Segment.join(received[0])
+            fds.extend(map(os.pidfd_open, (self._os_pid,)))  # in one: an exception of a handler finds it in the list
+            packet = _begin(ours, self._options, os.getpid(), fds)
+            segment = Segment.join(fds[1])
             opened = Doors(packet["prefix"], packet["slots"])
             control.send(ours, {"do": "opened"})
             locks = opened.locks(segment.w)
@@ -244,8 +243,19 @@ class Runtime:
                 names.remove_left()
 
 
-def _begin(ours: socket.socket, options: dict[str, Any], owner: int) -> tuple[dict[str, Any], list[int]]:
-    """Give the supervisor its options; return its first packet, with the segment.
+@contextlib.contextmanager
+def _unbroken() -> Iterator[None]:
+    """No signal handler runs meanwhile: with its exception, what a call just returned would be lost."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    try:
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _begin(ours: socket.socket, options: dict[str, Any], owner: int, fds: list[int]) -> dict[str, Any]:
+    """Give the supervisor its options; return its first packet, and add the segment to `fds`.
 
     Raises:
         RuntimeError, PermissionError, SharedMemoryFull, OSError: as :meth:`Runtime.start`.
@@ -257,12 +267,14 @@ def _begin(ours: socket.socket, options: dict[str, Any], owner: int) -> tuple[di
     ours.send(marshal.dumps(options))
     if not select.select([ours], [], [], START_S)[0]:
         raise OSError(f"the supervisor of the runtime did not start within {START_S:.0f} s")
-    packet, received = control.receive(ours, 1)
+    with _unbroken():
+        packet, received = control.receive(ours, 1)
+        fds += received
     if packet is None:
         raise OSError("the supervisor of the runtime ended while it was starting; see its message above")
     if "error" in packet:
         raise _REFUSALS.get(packet["kind"], OSError)(packet["error"])
-    return packet, received
+    return packet
 
 
 def start_standing(name: str, options: dict[str, Any]) -> int:
@@ -282,15 +294,17 @@ def start_standing(name: str, options: dict[str, Any]) -> int:
     with ours:
         with theirs:
             os_pid = _spawn_supervisor(theirs)
+        received: list[int] = []
         try:
-            _, received = _begin(ours, checked, 0)
+            _begin(ours, checked, 0, received)
         except BaseException:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(os_pid, signal.SIGTERM)
             os.waitpid(os_pid, 0)
             raise
-        for fd in received:
-            os.close(fd)
+        finally:
+            for fd in received:
+                os.close(fd)
     return os_pid
 
 

@@ -34,6 +34,7 @@ from mproc_go.shm.layout import (
     LT_BLOCK,
     LT_POOL,
     LT_STATE,
+    MIN_BLOCK_ORDER,
     MSG_BODY,
     MSG_COUNT,
     MSG_HDR,
@@ -43,7 +44,7 @@ from mproc_go.shm.layout import (
     REC_CARRIES,
     WORD,
 )
-from mproc_go.shm.pool import give, give_block, give_large, put_block, take_block
+from mproc_go.shm.pool import give, give_block, give_large, put_block, take, take_block
 
 if TYPE_CHECKING:
     from mproc_go.runtime.process import M
@@ -57,6 +58,8 @@ CODEC_MASK = (HDR_SPILLED - 1) & ~HDR_HAS_BUFFERS
 
 # From here on a payload is decoded where it lies; below, a copy is cheaper than a view.
 _IN_PLACE_BYTES = 32 * 1024
+# What fits the smallest block: most messages with handles.
+_SMALL_BYTES = ((1 << MIN_BLOCK_ORDER) - 1) * WORD
 
 
 def pack(m: M, value: Any, inline_bytes: int = INLINE_BYTES) -> tuple[int, Body]:
@@ -76,7 +79,7 @@ def stow(m: M, hdr: int, data: bytes | wire.Pieces, inline_bytes: int = INLINE_B
     assert isinstance(data, bytes)
     if not hdr & HDR_HAS_HANDLES and len(data) <= inline_bytes:
         return hdr, data
-    block = take_block(m, len(data))
+    block = take(m, MIN_BLOCK_ORDER) if len(data) <= _SMALL_BYTES else take_block(m, len(data))
     start = (block + BLOCK_DATA) * WORD
     m.mem[start : start + len(data)] = data
     if hdr & HDR_HAS_HANDLES:

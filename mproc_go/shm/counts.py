@@ -13,16 +13,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mproc_go.shm.layout import (
+    L_OBJECTS,
     M_REDO,
     M_REDO_AT,
     M_REDO_OF,
+    N_OBJECT_LOCKS,
     R_HEAD,
     R_REFS,
     REC_DYING,
     REC_LIVE,
     REFS_BY,
     REFS_MASK,
-    object_lock,
     slot_base,
 )
 from mproc_go.shm.pool import head_of
@@ -36,13 +37,35 @@ def count(t: Thread, base: int, by: int, at: int, value: int, level: int = 0) ->
 
     Whoever takes off the last reference destroys the record.
 
-    Returns: the references there are.     Blocks: for the record's lock; `level` is how many locks this thread has.
+    Returns: the references there are, 0 at the least.
+    Blocks: for the record's lock; `level` is how many locks this thread has.
     """
-    # Cost: 0.7 us = 1 lock, 7 words
-    lock = t.locks[object_lock(base)]
-    t.enter(lock, level)
-    refs = count_locked(t, base, by, at, value)
-    t.leave(lock, level)
+    # Cost: 0.6 us = 1 lock, 8 words. What enter and count_locked do, written out: a handle that travels needs it twice
+    w = t.w
+    ph = t.ph + level
+    lock = t.locks[L_OBJECTS + (base >> 5) % N_OBJECT_LOCKS]
+    if w[ph]:
+        t.held_already()
+    w[ph] = lock.phase
+    if not lock.acquire(False):
+        lock.contended()
+    if w[lock.gen_word] != lock.gen:
+        lock = lock.renewed(w, ph)
+    refs: int = w[base + R_REFS] + by
+    if refs < 0:  # a damaged message named it, and never counted it
+        lock.release()
+        w[ph] = 0
+        return 1
+    w[t.redo_of] = base
+    w[t.redo_at] = at
+    w[t.redo] = value
+    if not refs:
+        w[base] = t.dying
+    w[base + R_REFS] = refs | t.by  # publishes
+    w[at] = value
+    w[base + R_REFS] = refs
+    lock.release()
+    w[ph] = 0
     return refs
 
 

@@ -398,6 +398,6 @@ def test_one_receives_one_sends_in_every_schedule():
 
 def test_a_wait_record_that_is_not_seen_is_missed(monkeypatch):
     """Mutant: a send that wakes nobody."""
-    monkeypatch.setattr(table, "give_all", lambda *args: [])
+    monkeypatch.setattr(table, "give_all", lambda *args: ([], False))
     with pytest.raises(AssertionError):
         explore(KEYED["two wait"].all, 1)
