@@ -91,7 +91,7 @@ def main() -> int:
                 return 1
             print(
                 f"{time.monotonic() - began:6.0f} s  {kills} kills, {stops} stops, {left['workers']} workers, "
-                f"{left['memory_bytes'] / 2**20:.1f} MiB, left: {left['objects'] or 'nothing'}  {dict(ledger.counts)}",
+                f"{left['memory_bytes'] / 2**20:.1f} MiB, there (with names): {left['objects'] or 'nothing'}  {dict(ledger.counts)}",
                 flush=True,
             )
     print(f"no violation: {kills} kills, {stops} stops in {time.monotonic() - began:.0f} s (seed {seed})")
